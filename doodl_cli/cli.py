@@ -1,0 +1,78 @@
+"""`doodl VERB key=value ...`: verbs, signals and exit codes.
+
+Standard library only until a verb is chosen, so that `doodl --help` is instant.
+
+    0 done    1 failed    2 the input is at fault    130 interrupted    143 terminated
+"""
+
+import difflib
+import importlib
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+from doodl_cli import __version__
+from doodl_cli.errors import Terminated, UserError
+
+VERBS = {
+    "run": "optimise the starting noise so that the finished picture scores better",
+    "sample": "render a prompt, or a run's saved noise, without optimising",
+    "models": "list the configured models and whether their weights are here",
+}
+
+HELP = """\
+doodl VERB key=value ...
+
+{verbs}
+
+    doodl run guidance=aesthetic prompt="a red apple"
+    doodl sample run=outputs/DATE/TIME which=best
+    doodl VERB --help     the keys of a verb, their defaults and what is allowed
+    doodl --version
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    handler = signal.signal(signal.SIGTERM, terminate)
+    try:
+        dispatch(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        if not hasattr(error, "reported"):
+            print(f"doodl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Terminated:
+        return 143
+    except Exception as error:
+        if not hasattr(error, "reported"):
+            traceback.print_exc()
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return 0
+
+
+def dispatch(argv: list[str]) -> None:
+    """Import the verb's module and hand it the rest of the command line."""
+    verb, arguments = (argv[0], argv[1:]) if argv else ("", [])
+    if verb in ("-h", "--help"):
+        lines = (f"    {verb:10}{line}" for verb, line in VERBS.items())
+        print(HELP.format(verbs="\n".join(lines)), end="")
+    elif verb == "--version" or "--version" in arguments:
+        print(f"doodl {__version__}")
+    elif verb in VERBS:
+        importlib.import_module(f"doodl_cli.commands.{verb}").main(arguments)
+    else:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        what = f"{verb}: unknown verb" if verb else "no verb"
+        raise UserError(f"{what}; must be one of {', '.join(VERBS)}{hint}")
+
+
+def terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """Let SIGTERM unwind the stack, so that a run saves what it has."""
+    raise Terminated

@@ -1,0 +1,65 @@
+"""Where a job writes: its run directory, checked before the work and claimed after the checks."""
+
+import itertools
+import os
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from doodl_cli.errors import UserError
+
+
+def find_destination(cfg: DictConfig) -> Path:
+    """Return the run directory that a job's configuration names."""
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        return Path(job.runtime.output_dir) / str(job.job.num)
+    return Path(cfg.output_dir).expanduser().absolute()
+
+
+def check_free(path: Path, pattern: bool = False) -> None:
+    """Check that a run directory can be made at `path` without touching what is there.
+
+    Raises UserError if it is a file, cannot be written to, or holds something (with `pattern`, the
+    last is left to `claim`).
+    """
+    try:
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"output_dir={path}: {parent} must be a folder that can be written to")
+        if not pattern and path.exists() and any(path.iterdir()):
+            raise UserError(f"output_dir={path}: must be a new or an empty folder")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def claim(path: Path, pattern: bool = False) -> Path:
+    """Make the run directory and return it. No two processes get the same one.
+
+    A `pattern`, as the default is, may name one folder twice: then a number is added.
+    """
+    for n in itertools.count():
+        candidate = path.with_name(f"{path.name}-{n}") if n else path
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+            (candidate / ".hydra").mkdir()
+            return candidate
+        except FileExistsError:
+            if not pattern:
+                raise UserError(f"output_dir={path}: must be a new or an empty folder") from None
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    raise AssertionError("unreachable")
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"output_dir={path}: must be a folder that can be written to ({error.strerror})"
+    )
+
+
+def is_pattern(cfg: DictConfig) -> bool:
+    """Whether output_dir was made by filling in the time or another value."""
+    return OmegaConf.is_interpolation(cfg, "output_dir")

@@ -1,0 +1,186 @@
+"""From a checked configuration to the objects that do the work, and the facts about them."""
+
+import importlib.metadata
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+import doodl_cli
+from doodl_cli.config import Config
+from doodl_cli.errors import UserError
+from doodl_cli.gradient import choose_memory
+from doodl_cli.models import LatentModel, load_model
+from doodl_cli.optimize import Problem, Settings
+from doodl_cli.sampling import SAMPLERS, make_grid
+
+PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device; `auto` is the first of CUDA, MPS and the CPU that is there.
+
+    Raises UserError for a device that is not there.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cuda"] * bool(n_gpus) + [f"cuda:{i}" for i in range(n_gpus)]
+    here += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name != "auto" and name not in here:
+        raise UserError(f"device={name}: not on this machine; must be auto, {', '.join(here)}")
+    return torch.device(here[0] if name == "auto" else name)
+
+
+def settle(config: Config, device: torch.device) -> Config:
+    """Return the configuration to be saved, which means the same from anywhere later on."""
+    path = config.model.path
+    if path and Path(path).exists():
+        path = str(Path(path).absolute())
+    return replace(config, device=str(device), model=replace(config.model, path=path))
+
+
+def load(config: Config, device: torch.device) -> LatentModel:
+    """Load the model that a configuration names. Raises UserError."""
+    return load_model(config.model.name, config.model.path, device, config.dtype)
+
+
+def make_problem(
+    config: Config,
+    model: LatentModel,
+    guidance: dict[str, Any] | None = None,
+    evaluation: dict[str, Callable[..., Tensor]] | None = None,
+) -> Problem:
+    """Return what is to be optimised or rendered: a sample a seed, all with the same prompt.
+
+    Raises UserError where the model's schedule or the memory mode forbids the sampler.
+    """
+    assert config.prompt is not None
+    sampler = config.sampler
+    options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
+    try:
+        grid = make_grid(model.schedule, sampler.n_steps, sampler.spacing)
+        table = SAMPLERS[sampler.name](grid, **options)
+        memory = choose_memory(table, config.memory)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    prompts = [config.prompt] * len(config.seeds)
+    return Problem(
+        table=table,
+        net=model.net(prompts, [config.negative_prompt] * len(prompts), config.cfg_scale),
+        decode=model.decode,
+        guidance=guidance or {},
+        evaluation=evaluation or {},
+        prompts=prompts,
+        seeds=config.seeds,
+        memory=memory,
+    )
+
+
+def make_settings(config: Config) -> Settings:
+    """Return the update rule's settings."""
+    optimizer = config.optimizer
+    return Settings(
+        n_iters=optimizer.n_iters,
+        lr=optimizer.lr,
+        rule=optimizer.name,
+        momentum=optimizer.momentum,
+        clip=math.inf if optimizer.clip is None else optimizer.clip,
+        perturb=optimizer.perturb,
+        renormalize=optimizer.renormalize,
+        tied=optimizer.tied,
+        schedule=optimizer.schedule,
+        warmup=optimizer.warmup,
+    )
+
+
+def read_pair(files: list[Path], name: str) -> tuple[Tensor, Tensor]:
+    """Return the pair, two tensors (b, c, h, w), that a run saved under `name`, a sample a file."""
+    try:
+        pairs = torch.stack([load_file(file)[name] for file in files])
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"run={files[0].parents[2]}: no readable {name} in its latents") from error
+    return pairs[:, 0], pairs[:, 1]
+
+
+def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[str, Any]:
+    """Return what metadata.json says about a run before it starts."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions |= {"doodl": doodl_cli.__version__, "python": platform.python_version()}
+    device = torch.device(config.device)
+    return {
+        "versions": versions,
+        "git_revision": git_revision(),
+        "device": config.device,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "model": {"name": model.name, "weights": dict(model.weights)},
+        "sampler": {
+            "name": problem.table.name,
+            "n_steps": config.sampler.n_steps,
+            "calls_per_sample": problem.table.n_calls,
+            "growth": problem.table.growth,
+        },
+        "memory": problem.memory,
+    }
+
+
+def git_revision() -> str | None:
+    """Return the commit of the checkout that this package runs from, `-dirty` if it was changed."""
+    checkout = Path(doodl_cli.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def hydra_files(cfg: DictConfig) -> dict[str, str]:
+    """Return the files that Hydra would have written to .hydra/."""
+    hydra = HydraConfig.get()
+    return {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "hydra.yaml": OmegaConf.to_yaml(hydra),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+    }
+
+
+class Meter:
+    """What a run has cost since the meter was made."""
+
+    def __init__(self, model: LatentModel, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.began = time.monotonic()
+
+    def __call__(self) -> dict[str, Any]:
+        return {
+            "network_calls": self.model.calls.network,
+            "vjps": self.model.calls.vjps,
+            "seconds": time.monotonic() - self.began,
+            "peak_bytes": peak_bytes(self.device),
+        }
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Return the most memory in use so far: of the GPU, or of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

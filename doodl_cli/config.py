@@ -1,0 +1,331 @@
+"""What a configuration may hold: every key with its type, its range and one line of help.
+
+The defaults are the files of configs/; this module is what they are checked against. It imports
+nothing heavy, so that bad input is answered at once.
+"""
+
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from doodl_cli.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a key takes besides its type. `above` and `below` are excluded themselves."""
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def key(help: str, **limits: Any) -> Any:
+    """Declare a key of a section."""
+    return field(metadata={"allowed": Allowed(help, **limits)})
+
+
+def section() -> Any:
+    """Declare keys of their own below a key."""
+    return field()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    name: str = key("the sampler")
+    n_steps: int = key("denoising steps", least=1, most=1000)
+    spacing: str | None = key(
+        "grid of timesteps; null: the checkpoint's own", choices=("leading", "trailing")
+    )
+
+
+@dataclass(frozen=True)
+class Edict(Sampler):
+    p: float = key("mixing weight of the coupled chains", least=0.5, most=1)
+
+
+@dataclass(frozen=True)
+class Bdia(Sampler):
+    gamma: float = key("weight of the step back", least=0.92, most=1)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = key("the update rule")
+    n_iters: int = key("updates of x_T", least=1, most=10_000)
+    lr: float = key("step size", above=0)
+    momentum: float = key("momentum, without damping", least=0, below=1)
+    clip: float | None = key("largest element of the gradient; null: no clipping", above=0)
+    perturb: float = key("scale of the noise added after an update", least=0)
+    renormalize: bool = key("return x_T to its first norm after an update")
+    tied: bool = key("keep both latents of the pair equal")
+    schedule: str = key("how lr falls", choices=("constant", "cosine"))
+    warmup: int = key("iterations over which lr rises", least=0, most=10_000)
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    weight: float = key("factor of this loss in the sum; not 0")
+    n_crops: int = key("random crops that are scored; 0: the whole picture", least=0, most=1024)
+
+
+@dataclass(frozen=True)
+class Aesthetic(GuidanceSettings):
+    target: float | None = key("score to reach; null: as high as it goes")
+
+
+@dataclass(frozen=True)
+class ClipText(GuidanceSettings):
+    reduce: str = key("over the crops", choices=("min", "mean"))
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str = key("the model")
+    path: str | None = key("folder of its weights; null: where they belong")
+    n_crops: int = key("guidance.*.n_crops where a guidance looks at crops", least=0, most=1024)
+
+
+SAMPLERS = {"bdia": Bdia, "edict": Edict, "obelm": Sampler, "ddim": Sampler}
+OPTIMIZERS = {"doodl": Optimizer, "adam": Optimizer, "nesterov": Optimizer}
+GUIDANCES = {
+    "aesthetic": Aesthetic,
+    "clip_text": ClipText,
+    "colourfulness": GuidanceSettings,
+    "symmetry": GuidanceSettings,
+}
+MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+GROUPS = ("model", "sampler", "optimizer", "memory", "guidance", "experiment")
+WHICH = ("initial", "best", "final")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration. `prompt` is None where none was given."""
+
+    prompt: str | None = key("text of the picture, needed; any characters")
+    negative_prompt: str = key("text to keep away from")
+    seed: Any = key("a whole number, or a list of them: one picture each")
+    cfg_scale: float = key("classifier-free guidance scale", least=0)
+    device: str = key("auto, cpu, cuda, cuda:N or mps")
+    dtype: str = key("what the networks compute in", choices=DTYPES)
+    memory: str = key("how the gradient is made", choices=MEMORY_MODES)
+    output_dir: str = key("the run directory, new or empty")
+    model: Model = section()
+    sampler: Sampler = section()
+    optimizer: Optimizer = section()
+    guidance: dict[str, GuidanceSettings] = section()
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, one a sample."""
+        return self.seed if isinstance(self.seed, list) else [self.seed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `read_config` reads."""
+        return asdict(self)
+
+
+def read_config(values: Mapping[str, Any]) -> Config:
+    """Check plain values, as a composed or saved configuration holds them.
+
+    Raises UserError with the first key that is unknown, missing or out of range.
+    """
+    values = dict(values)
+    model = read_section(Model, values.pop("model", None), "model")
+    sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")
+    optimizer = read_choice(OPTIMIZERS, values.pop("optimizer", None), "optimizer")
+    guidance = {
+        name: read_guidance(name, section)
+        for name, section in mapping(values.pop("guidance", None) or {}, "guidance").items()
+    }
+    config = Config(
+        model=model,
+        sampler=sampler,
+        optimizer=optimizer,
+        guidance=guidance,
+        **read_keys(Config, values, ""),
+    )
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Check what one key's range cannot say."""
+    seeds = config.seeds
+    if not seeds or not all(is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
+        raise UserError(
+            f"seed={show(config.seed)}: must be a whole number from 0, or a list: [0,1]"
+        )
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
+        raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
+    if config.memory == "reversible" and config.sampler.name == "ddim":
+        raise UserError(
+            "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
+            "or full, or sampler=bdia, edict or obelm"
+        )
+    if config.output_dir == "":
+        raise UserError("output_dir=: must name a folder")
+    for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
+        if text and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{name}={text!r}: must be valid UTF-8")
+
+
+def read_guidance(name: str, section: Any) -> GuidanceSettings:
+    if name not in GUIDANCES:
+        raise UserError(f"guidance.{name}: unknown; must be one of {', '.join(GUIDANCES)}")
+    settings: GuidanceSettings = read_section(GUIDANCES[name], section, f"guidance.{name}")
+    if settings.weight == 0:
+        raise UserError(f"guidance.{name}.weight=0: must be a number other than 0")
+    return settings
+
+
+def read_choice(classes: Mapping[str, type[T]], section: Any, name: str) -> T:
+    """Read the section of a group, whose `name` says which class it is."""
+    choice = mapping(section, name).get("name")
+    if not isinstance(choice, str) or choice not in classes:
+        raise UserError(f"{name}={show(choice)}: must be one of {', '.join(classes)}")
+    return read_section(classes[choice], section, name)
+
+
+def read_section(cls: type[T], section: Any, name: str) -> T:
+    return cls(**read_keys(cls, mapping(section, name), f"{name}."))
+
+
+def read_keys(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the checked value of every declared key of a section."""
+    declared = declared_keys(cls)
+    for name, value in values.items():
+        if name not in declared:
+            raise unknown_key(f"{prefix}{name}", value)
+    for name, (kind, allowed) in declared.items():
+        if name not in values:
+            raise UserError(f"{prefix}{name}: missing; must be {describe(kind, allowed)}")
+        if not fits(values[name], kind, allowed):
+            raise UserError(
+                f"{prefix}{name}={show(values[name])}: must be {describe(kind, allowed)}"
+            )
+    return dict(values)
+
+
+def declared_keys(cls: type) -> dict[str, tuple[Any, Allowed]]:
+    """Return the keys of a section with their type and what is allowed."""
+    return {f.name: (f.type, f.metadata["allowed"]) for f in fields(cls) if f.metadata}
+
+
+def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
+    """Yield every key that any configuration has: name, type, what is allowed, its choice."""
+    sections: list[tuple[str, type, str]] = [("", Config, ""), ("model.", Model, "")]
+    sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
+    sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
+    sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]
+    for prefix, cls, choice in sections:
+        for name, (kind, allowed) in declared_keys(cls).items():
+            yield f"{prefix}{name}", kind, allowed, choice
+
+
+def known_keys(verb: str = "run") -> list[str]:
+    """Return the keys and groups of a verb."""
+    keys = [name for name, *_ in all_keys()] + list(GROUPS)
+    return list(dict.fromkeys([*keys, "run", "which"] if verb == "sample" else keys))
+
+
+def unknown_key(name: str, value: Any = None, verb: str = "run") -> UserError:
+    """Return the error for a key that does not exist, or not with the choices that were made."""
+    known = known_keys(verb)
+    what = name if value is None else f"{name}={show(value)}"
+    owners = [choice for key, *_, choice in all_keys() if key == name and choice]
+    if owners:
+        return UserError(f"{what}: needs {' or '.join(owners)}")
+    section = name.rpartition(".")[0]
+    siblings = [key for key in known if section and key.rpartition(".")[0] == section]
+    near = difflib.get_close_matches(name, siblings or known, n=1, cutoff=0.85 if siblings else 0.6)
+    if not near and not siblings:  # `n_step` for sampler.n_steps
+        leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+        near = [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1)]
+    hint = f"did you mean {near[0]}?" if near else f"`doodl {verb} --help` lists the keys"
+    if siblings:
+        hint = f"must be one of {', '.join(siblings)}" + (f"; {hint}" if near else "")
+    return UserError(f"{what}: unknown key; {hint}")
+
+
+def fits(value: Any, kind: Any, allowed: Allowed) -> bool:
+    """Whether a value has the type `kind` (`X` or `X | None`) and lies in the allowed range."""
+    if isinstance(kind, types.UnionType):
+        kind, _ = typing.get_args(kind)
+        if value is None:
+            return True
+    if kind is int:
+        if not is_whole(value):
+            return False
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+            return False
+    elif kind is not Any and not isinstance(value, kind):
+        return False
+    return (
+        (allowed.least is None or value >= allowed.least)
+        and (allowed.most is None or value <= allowed.most)
+        and (allowed.above is None or value > allowed.above)
+        and (allowed.below is None or value < allowed.below)
+        and (not allowed.choices or value in allowed.choices)
+    )
+
+
+def describe(kind: Any, allowed: Allowed) -> str:
+    """Say in words what a key takes."""
+    null = ""
+    if isinstance(kind, types.UnionType):
+        kind, _ = typing.get_args(kind)
+        null = " or null"
+    if allowed.choices:
+        return f"one of {', '.join(allowed.choices)}{null}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    limits = [
+        f"{word} {limit:g}"
+        for word, limit in (
+            ("above", allowed.above),
+            ("from", allowed.least),
+            ("to", allowed.most),
+            ("below", allowed.below),
+        )
+        if limit is not None
+    ]
+    return " ".join([words.get(kind, allowed.help), *limits]) + null
+
+
+def show(value: Any) -> str:
+    """Write a value as the command line does, on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def mapping(section: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(section, Mapping):
+        raise UserError(f"{name}={show(section)}: must be a section of keys")
+    return section
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the floats
+        return False

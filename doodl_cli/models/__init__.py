@@ -1,0 +1,6 @@
+"""Foreign models behind plain tensors: the only place that knows diffusers, transformers, open_clip."""
+
+from doodl_cli.models.clip import Clip
+from doodl_cli.models.latent_model import Calls, LatentModel, load_model
+
+__all__ = ["Calls", "Clip", "LatentModel", "load_model"]

@@ -1,0 +1,7 @@
+"""Optimise x_T: the loop, the update rules, the constraints on the latent."""
+
+from doodl_cli.optimize.loop import Problem, Record, optimize, render
+from doodl_cli.optimize.noise import initial_noise
+from doodl_cli.optimize.rules import Settings
+
+__all__ = ["Problem", "Record", "Settings", "initial_noise", "optimize", "render"]

@@ -1,0 +1,54 @@
+#!/bin/bash
+# Train the embedded model on one GPU, in three commands of ten minutes each:
+#     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT
+# Checkpoints stay in /tmp/ckpt between the commands; results are copied to OUT as tar files.
+stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt end=$(($(date +%s) + ${3:-545}))
+export TORCHINDUCTOR_CACHE_DIR=/tmp/inductor PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
+mkdir -p $keep/logs
+left() { echo $((end - $(date +%s))); }
+pack() { tar -C $keep -cf "$out/$1.tar.part" "${@:2}" && mv "$out/$1.tar.part" "$out/$1.tar"; }
+diffusion() { # part of the cosine, seed, further options
+    for graph in --graph ""; do
+        python3 $here/train_diffusion.py --out $keep --vae $keep/vae --seconds $(left) \
+            --part $1 $2 --seed $3 $graph ${@:4} >$keep/logs/diffusion_$stage$graph.txt 2>&1 && break
+    done
+}
+pack_pipeline() {
+    pack unet unet
+    pack pipeline vae text_encoder scheduler model_index.json
+}
+case $stage in
+1)
+    diffusion 0 0.2 2 &
+    python3 $here/train_autoencoder.py --out $keep/vae --seconds 225 >$keep/logs/autoencoder.txt 2>&1 \
+        || { tail -30 $keep/logs/*.txt; exit 1; }
+    tail -3 $keep/logs/autoencoder.txt
+    pack pipeline vae
+    for x in A B; do
+        y=$(echo $x | tr AB ab)
+        python3 $here/train_clip.py --pair $x --out $keep/clip_$y --seconds 165 >$keep/logs/clip_$y.txt 2>&1 &
+        python3 $here/train_classifier.py --half $x --out $keep/classifier_$y --seconds 105 \
+            >$keep/logs/classifier_$y.txt 2>&1 &
+    done
+    wait
+    pack scorers_a clip_a classifier_a
+    pack scorers_b clip_b classifier_b
+    pack_pipeline
+    ;;
+2)
+    diffusion 0.2 ${4:-0.6} 3 --resume
+    pack_pipeline
+    ;;
+3)
+    diffusion 0.6 1 4 --resume
+    pack_pipeline
+    cp -r $keep/. doodl_cli/assets/emoji/
+    python3 $here/fit_aesthetic.py >$keep/logs/aesthetic.txt 2>&1
+    python3 $here/evaluate.py >$keep/logs/evaluate.txt 2>&1
+    tail -5 $keep/logs/aesthetic.txt $keep/logs/evaluate.txt
+    tar -C doodl_cli/assets/emoji -cf "$out/evaluation.tar" aesthetic evaluation.json samples.png
+    ;;
+esac
+tar -C $keep -cf "$out/logs.tar" logs
+for log in $keep/logs/*.txt; do echo "== $log"; (head -5 $log; echo ...; tail -7 $log) | cut -c1-300; done
+ls -la $out
