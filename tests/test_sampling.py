@@ -1,5 +1,6 @@
 """The tables are the published samplers, and every row can be undone."""
 
+import itertools
 import math
 
 import pytest
@@ -111,7 +112,7 @@ def test_every_number_of_steps_has_a_falling_grid(n_steps, spacing, offset):
     schedule = Schedule(ALPHA_BAR, 1.0, "epsilon", spacing, offset)
     t = make_grid(schedule, n_steps).t
     assert len(t) == n_steps
-    assert all(t_from > t_to for t_from, t_to in zip(t, t[1:], strict=False))
+    assert all(t_from > t_to for t_from, t_to in itertools.pairwise(t))
     assert t[0] <= 999
     assert t[-1] >= 0
 

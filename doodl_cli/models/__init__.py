@@ -1,4 +1,4 @@
-"""Foreign models behind plain tensors: the only place that knows diffusers, transformers, open_clip."""
+"""Foreign models behind plain tensors: the one place that knows diffusers and its relatives."""
 
 from doodl_cli.models.clip import Clip
 from doodl_cli.models.latent_model import Calls, LatentModel, load_model

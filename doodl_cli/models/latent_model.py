@@ -46,7 +46,7 @@ class GuidedNet:
     (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1.
     """
 
-    unet: nn.Module
+    unet: Any
     context: Tensor
     cfg_scale: float
     calls: Calls
@@ -75,9 +75,9 @@ class LatentModel:
     folder: Path
     schedule: Schedule
     latent_shape: tuple[int, int, int]
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Any
+    vae: Any
+    text_encoder: Any
     tokenizer: Any
     device: torch.device
     weights: dict[str, str]
