@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Clip(nn.Module):
+    """An open_clip model with its tokenizer and normalisation, differentiable in the picture."""
+
     mean: Tensor
     std: Tensor
 
-    """An open_clip model with its tokenizer and normalisation, differentiable in the picture."""
-
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.tokenizer = tokenizer
         size = model.visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple | list) else size

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from doodl_cli.errors import UserError
 from doodl_cli.models.clip import Clip, load_clip
@@ -156,7 +156,8 @@ def load_model(name: str, path: str | None, device: torch.device, dtype: str) ->
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"model.path={folder}: cannot be loaded: {reason}") from error
-    for network in (unet, vae, text_encoder):
+    networks: tuple[Any, ...] = (unet, vae, text_encoder)
+    for network in networks:
         network.to(device).eval().requires_grad_(False)
     size = unet.config.sample_size
     return LatentModel(
