@@ -121,6 +121,13 @@ def draw_sheet(pictures: list[torch.Tensor], captions: list[str], columns: int =
     return sheet
 
 
+def keep(folder: Path, figures: dict) -> None:
+    """Write the figures so far, and print them."""
+    figures = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    write_json(folder / "evaluation.json", figures)
+    print(figures, flush=True)
+
+
 def main() -> None:
     """Measure everything; write evaluation.json and the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -144,6 +151,8 @@ def main() -> None:
     shown = [*prompts, *neutral, *SHEET]
     sheet = draw_sheet([generate(shown, seed) for seed in (0, 1)], shown, 6)
     sheet.save(args.sheet or args.model / "samples.png", optimize=True)
+
+    keep(args.model, figures)
 
     captions = read_set("retrieval_captions.txt")
     generated = torch.cat([generate(captions, seed) for seed in range(args.seeds)])
@@ -175,6 +184,7 @@ def main() -> None:
                 score = (embed(clip, picture) @ head["weight"][0].double()) + head["bias"]
                 figures[f"head_r2_{name}"] = r_squared(score, score_pixels(picture).double())
 
+    keep(args.model, figures)
     number = {line.split("\t")[0]: k for k, line in enumerate(read_set("classes.txt"))}
     bare = [caption.split(" ", 1)[-1] if caption.startswith(("a ", "an ")) else caption
             for caption in captions]  # fmt: skip
@@ -193,6 +203,7 @@ def main() -> None:
             share = (best == torch.tensor(goal)).float().mean().item()
             figures[f"classifier_{half}_{name}"] = share
 
+    keep(args.model, figures)
     white = read_set("prompts.txt")
     colours = [name for name in BACKGROUNDS if name != "white"]
     asked = [f"{prompt} on a {colour} background" for prompt in white for colour in colours]
@@ -204,10 +215,7 @@ def main() -> None:
     figures["background_right"] = sum(right) / len(right)
     figures["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     figures["n_steps"], figures["cfg_scale"], figures["seeds"] = N_STEPS, CFG_SCALE, args.seeds
-    figures = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
-    write_json(args.model / "evaluation.json", figures)
-    for name, value in figures.items():
-        print(name, value)
+    keep(args.model, figures)
     print(f"{time.time() - start:.0f} s")
 
 

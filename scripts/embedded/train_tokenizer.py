@@ -10,7 +10,7 @@ from random import Random
 
 from captions import caption, count_caption, is_countable
 from pictures import ASSETS, N_TOKENS, write_json
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -35,9 +35,7 @@ def main() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(
-                __import__("tokenizers").Regex(
-                    r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-                ),
+                Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""),
                 behavior="removed",
                 invert=True,
             ),
