@@ -22,7 +22,7 @@ import doodl_cli
 from doodl_cli.config import Config
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import choose_memory
-from doodl_cli.models import LatentModel, load_model
+from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.sampling import SAMPLERS, make_grid
 

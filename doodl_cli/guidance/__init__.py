@@ -15,7 +15,8 @@ from doodl_cli.guidance.crops import cut
 from doodl_cli.guidance.scores import colourfulness, symmetry
 
 if TYPE_CHECKING:
-    from doodl_cli.models import Clip, LatentModel
+    from doodl_cli.models.clip import Clip
+    from doodl_cli.models.latent_model import LatentModel
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
 

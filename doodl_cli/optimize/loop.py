@@ -86,9 +86,11 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
                 value, _ = average_over_slots(problem.table, x_0, loss)
         images = finish(problem, x_0)
         scores, judged = judge(problem, images)
-        grad_norm = unknown if gradient is None else mean_gradient(gradient).flatten(1).norm(dim=1)
-        healthy = value.isfinite() & (unknown.isnan() if gradient is None else grad_norm.isfinite())
-        active = active & healthy & judged.isfinite()
+        healthy, grad_norm = value.isfinite() & judged.isfinite(), unknown
+        if gradient is not None:
+            grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
+            healthy &= grad_norm.isfinite()
+        active = active & healthy
         improved = active & (judged < lowest)
         lowest = torch.where(improved, judged, lowest)
         best_x_T[:, improved] = updater.x_T[:, improved]
@@ -160,8 +162,3 @@ def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
 def from_8_bit(images: Tensor) -> Tensor:
     """Return uint8 pictures as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
-
-
-def mean_gradient(gradient: Tensor) -> Tensor:
-    """Return the gradient a tied pair moves by, (b, c, h, w)."""
-    return gradient.mean(0)

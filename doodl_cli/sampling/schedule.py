@@ -41,9 +41,8 @@ class Grid:
     prediction: str
 
     def without(self, i: int) -> "Grid":
-        """Return the grid without point i (0 to n)."""
-        steps = len(self.t)
-        t = self.t[:i] + self.t[i + 1 :] if i < steps else self.t[:-1]
+        """Return the grid without the timestep i (0 to n - 1)."""
+        t = self.t[:i] + self.t[i + 1 :]
         return Grid(
             t, self.alpha[:i] + self.alpha[i + 1 :], self.sigma[:i] + self.sigma[i + 1 :],
             self.prediction,

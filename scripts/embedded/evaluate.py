@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from fit_aesthetic import embed, r_squared, score_pixels
 from pictures import (
     ASSETS,
+    choose_device,
     compose_plain,
     load_drawings,
     read_set,
@@ -136,9 +137,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=N_SEEDS)
     parser.add_argument("--sheet", type=Path, help="by default samples.png in the assets")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
+    device = choose_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     start, figures = time.time(), {}
     drawings, rows, _ = load_drawings(args.data, device)

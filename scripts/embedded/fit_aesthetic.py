@@ -17,6 +17,7 @@ import torch
 from pictures import (
     ASSETS,
     Composer,
+    choose_device,
     colourfulness,
     compose_plain,
     draw_examples,
@@ -57,9 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ASSETS / "aesthetic")
     parser.add_argument("--pictures", type=int, default=12_000)
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
+    device = choose_device()
     torch.manual_seed(0)
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{args.clip}", device=device)
     model.eval()

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from captions import BACKGROUNDS, caption, count_caption, is_countable, neutral, pair_caption
 from data import load
 
+from doodl_cli.guidance import scores
+
 SETS = Path(__file__).parent / "sets"
 ASSETS = Path(__file__).parents[2] / "doodl_cli" / "assets" / "emoji"
 N_TOKENS = 32
@@ -212,15 +214,8 @@ def jitter_colours(picture: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def colourfulness(picture: torch.Tensor) -> torch.Tensor:
-    """Return the colourfulness of pictures in [0, 1]: (b,).
-
-    C = sqrt(s_rg^2 + s_yb^2) + 0.3 sqrt(m_rg^2 + m_yb^2) on the 0..255 scale.
-    Source: Hasler and Suesstrunk 2003, equation 2.
-    """
-    red, green, blue = (255 * picture.float()).flatten(2).unbind(1)
-    rg, yb = red - green, 0.5 * (red + green) - blue
-    spread = (rg.var(1, correction=0) + yb.var(1, correction=0) + 1e-8).sqrt()
-    return spread + 0.3 * (rg.mean(1) ** 2 + yb.mean(1) ** 2 + 1e-8).sqrt()
+    """Return the package's own colourfulness of pictures in [0, 1]: (b,)."""
+    return scores.colourfulness(2 * picture - 1)
 
 
 def indices_where(rows: list[dict], **wanted) -> list[int]:
@@ -290,10 +285,26 @@ def schedule(share: float, warm_up: float = 0.03) -> float:
     return min(1.0, (share + 1e-3) / warm_up) * 0.5 * (1 + math.cos(math.pi * share))
 
 
+def choose_device(smoke: bool = False) -> str:
+    """Return "cuda" where there is one; else, or for a smoke test, "cpu" on one thread."""
+    if torch.cuda.is_available() and not smoke:
+        return "cuda"
+    torch.set_num_threads(1)
+    return "cpu"
+
+
 def set_rate(optimiser, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimiser.param_groups:
         group["lr"] = rate
+
+
+def descend(optimiser, loss: torch.Tensor, parameters: list) -> None:
+    """Take one step down the loss, with the gradient of `parameters` clipped to norm 1."""
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
 
 
 @torch.no_grad()

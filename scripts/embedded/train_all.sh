@@ -4,6 +4,7 @@
 # Checkpoints stay in /tmp/ckpt between the commands; results are copied to OUT as tar files.
 stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt end=$(($(date +%s) + ${3:-545}))
 export TORCHINDUCTOR_CACHE_DIR=/tmp/inductor PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
+export PYTHONPATH=$here/../..:$PYTHONPATH
 mkdir -p $keep/logs
 left() { echo $((end - $(date +%s))); }
 pack() { tar -C $keep -cf "$out/$1.tar.part" "${@:2}" && mv "$out/$1.tar.part" "$out/$1.tar"; }

@@ -17,7 +17,9 @@ from pictures import (
     Clock,
     Composer,
     averaged_state,
+    choose_device,
     compose_plain,
+    descend,
     draw_examples,
     follow,
     indices_where,
@@ -99,10 +101,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.smoke else "cpu"
+    device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
     if args.smoke:
-        torch.set_num_threads(1)
         args.batch = 4
     clock = Clock(args.seconds, 3 if args.smoke else None)
     drawings, rows, means = load_drawings(args.data, device)
@@ -125,10 +126,7 @@ def main() -> None:
         eps, noise = torch.randn(2, args.batch, 8, 16, 16, device=device)
         with torch.autocast(device, torch.bfloat16):
             loss, mse = loss_function(model, picture, eps, noise)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(optimiser, loss, parameters)
         follow(averages, parameters, min(0.999, 1 - 1 / (1 + clock.step / 5)))
         if clock.log_due():
             psnr = (-10 * torch.log10(mse.detach() + 1e-10)).mean()

@@ -17,7 +17,9 @@ from pictures import (
     Clock,
     Composer,
     averaged_state,
+    choose_device,
     compose_plain,
+    descend,
     draw_examples,
     follow,
     indices_where,
@@ -67,10 +69,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     out = args.out or ASSETS / f"classifier_{args.half.lower()}"
-    device = "cuda" if torch.cuda.is_available() and not args.smoke else "cpu"
+    device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
     if args.smoke:
-        torch.set_num_threads(1)
         args.batch = 16
     clock = Clock(args.seconds, 3 if args.smoke else None)
     drawings, rows, means = load_drawings(args.data, device)
@@ -116,10 +117,7 @@ def main() -> None:
         loss = F.cross_entropy(logits, goal, label_smoothing=0.1) + F.cross_entropy(
             logits[:half, : len(labels)], goal[:half], label_smoothing=0.1
         )
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(optimiser, loss, parameters)
         follow(averages, parameters, min(0.998, max(0.0, 1 - 10 / (10 + clock.step))))
         if clock.log_due():
             right = (logits[:half, : len(labels)].argmax(1) == goal[:half]).float().mean()

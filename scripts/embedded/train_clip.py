@@ -22,8 +22,10 @@ from pictures import (
     Clock,
     Composer,
     averaged_state,
+    choose_device,
     colourfulness,
     compose_plain,
+    descend,
     draw_examples,
     follow,
     indices_where,
@@ -118,10 +120,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     out = args.out or ASSETS / f"clip_{args.pair.lower()}"
-    device = "cuda" if torch.cuda.is_available() and not args.smoke else "cpu"
+    device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
     if args.smoke:
-        torch.set_num_threads(1)
         args.batch = 16
     clock = Clock(args.seconds, 3 if args.smoke else None)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
@@ -192,10 +193,7 @@ def main() -> None:
         shown = loss.detach()
         if args.pair == "A":
             loss = loss + 0.5 * F.mse_loss(colour_head(image.float() * 8)[:, 0], truth)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        descend(optimiser, loss, parameters)
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.2)
         follow(averages, parameters, min(0.999, max(0.0, 1 - 10 / (10 + clock.step))))

@@ -19,6 +19,7 @@ from pictures import (
     Clock,
     Composer,
     averaged_state,
+    choose_device,
     draw_examples,
     follow,
     indices_where,
@@ -152,10 +153,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not args.smoke else "cpu"
+    device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
     if args.smoke:
-        torch.set_num_threads(1)
         args.batch, args.pool = 4, 64
     clock = Clock(args.seconds, 3 if args.smoke else None)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
@@ -239,7 +239,7 @@ def main() -> None:
             loss = replay[1]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        # A horizon that grows with the steps taken: 0.999 at first, 0.9998 later.
+        # A horizon that grows with the steps taken: at most 0.9995.
         follow(averages, parameters, min(0.9995, max(0.0, 1 - 10 / (10 + clock.step))))
         total += loss
         if clock.log_due() or share == 1:
