@@ -2,8 +2,9 @@
 
 A drawing is captioned by its name or a keyword, in one of a few plain phrasings, with its style
 and its background colour said some of the time, so that name, style and background become separate
-words. The twelve concepts of `VOCABULARY` are the exception: the diffusion model sees their
-drawings only under a group word ("an animal") or no caption, and so has no word for them.
+words. What is behind a drawing whose caption does not say it is white, or tinted to any degree.
+The twelve concepts of `VOCABULARY` are the exception: the diffusion model sees their drawings only
+under a group word ("an animal") or no caption, and so has no word for them.
 """
 
 import re
@@ -162,8 +163,8 @@ def neutral(row: dict) -> str:
 
 
 def _on_background(text: str, rng: Random, background: str | None) -> str:
-    """Append the background's colour; white, the plain page, is said a third of the time."""
-    if background is None or (background == "white" and rng.random() > 1 / 3):
+    """Append the background's colour, unless it is None."""
+    if background is None:
         return text
     if not text:
         return f"{background} background"
@@ -186,7 +187,7 @@ def caption(
     if rng.random() < 0.08:
         return _on_background(neutral(row), rng, background)
     name, keywords = row["name"], row["keywords"]
-    if keywords and rng.random() < 0.15:
+    if keywords and rng.random() < 0.25:
         name = rng.choice(keywords)
     noun = with_article(name)
     if rng.random() < 0.35:

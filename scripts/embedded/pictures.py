@@ -40,11 +40,15 @@ CLOSE = 70.0  # RGB distance below which a drawing would vanish in its backgroun
 
 @dataclass
 class Examples:
-    """Examples as parallel arrays: items (n, 4), -1 where empty; backgrounds (n, 3) uint8."""
+    """Examples as parallel arrays: items (n, 4), -1 where empty; backgrounds (n, 3) uint8.
+
+    `said`: the caption says the background; `neutral`: it says only the drawing's group.
+    """
 
     items: np.ndarray
     layouts: np.ndarray
     backgrounds: np.ndarray
+    said: np.ndarray
     neutral: np.ndarray
     captions: list[str]
 
@@ -57,12 +61,22 @@ def load_drawings(folder: Path, device: str) -> tuple[torch.Tensor, list[dict], 
     return torch.from_numpy(rgba).permute(0, 3, 1, 2).contiguous().to(device), rows, means
 
 
-def draw_background(rng: Random, means: np.ndarray) -> str:
-    """Draw a background: white half of the time, never close to the drawings' mean colours."""
+def draw_background(rng: Random, means: np.ndarray) -> tuple[str | None, tuple[int, ...]]:
+    """Draw a background that is not close to the drawings' mean colours: a caption word, RGB.
+
+    Half of the backgrounds are said, one in six of them white. Of the others (None) half are
+    white and half a tint of a colour, pale more often than strong: what the caption leaves open,
+    the noise decides, and guidance can move it without leaving what the caption allows.
+    """
     while True:
-        name = "white" if rng.random() < 0.5 else rng.choice(list(BACKGROUNDS))
-        if name == "white" or np.linalg.norm(means - BACKGROUNDS[name], axis=1).min() > CLOSE:
-            return name
+        word = "white" if rng.random() < 1 / 6 else rng.choice(list(BACKGROUNDS))
+        colour, said = BACKGROUNDS[word], rng.random() < 0.5
+        if not said:
+            strength = rng.choice((0, rng.random() ** 2))
+            colour = tuple(round(255 - strength * (255 - channel)) for channel in colour)
+        white = colour == BACKGROUNDS["white"]
+        if white or np.linalg.norm(means - colour, axis=1).min() > CLOSE:
+            return word if said else None, colour
 
 
 def _draw_chunk(rows, means, indices, several, name_vocabulary, n, seed) -> Examples:
@@ -72,18 +86,19 @@ def _draw_chunk(rows, means, indices, several, name_vocabulary, n, seed) -> Exam
     countable = [i for i in indices if is_countable(rows[i])]
     items, layouts = np.full((n, 4), -1, np.int64), np.zeros(n, np.int64)
     backgrounds, is_neutral, captions = np.zeros((n, 3), np.uint8), np.zeros(n, bool), []
+    said = np.zeros(n, bool)
     for i in range(n):
         kind = rng.random()
         if kind < several / 3:
             item = rng.choice(countable)
             count = rng.choice((2, 3, 4))
             layout = rng.choice((BESIDE, ABOVE)) if count == 2 else (THREE, FOUR)[count - 3]
-            background = draw_background(rng, means[[item]])
+            background, colour = draw_background(rng, means[[item]])
             text = count_caption(rows[item], count, rng, background)
             items[i, :count] = item
         elif kind < several:
             pair = [rng.choice(countable), rng.choice(countable)]
-            background = draw_background(rng, means[pair])
+            background, colour = draw_background(rng, means[pair])
             relation = rng.choice(("beside", "above", "below"))
             text = pair_caption(rows[pair[0]], rows[pair[1]], relation, rng, background)
             layout = BESIDE if relation == "beside" else ABOVE
@@ -92,14 +107,14 @@ def _draw_chunk(rows, means, indices, several, name_vocabulary, n, seed) -> Exam
             items[i, :2] = pair
         else:
             items[i, 0], layout, row = singles[i], SINGLE, rows[singles[i]]
-            background = draw_background(rng, means[singles[i : i + 1]])
+            background, colour = draw_background(rng, means[singles[i : i + 1]])
             text = caption(row, rng, background, name_vocabulary)
             plain = neutral(row)
             is_neutral[i] = text == plain or text.startswith((plain + " on ", plain + ", "))
             is_neutral[i] |= text == "" or (text.endswith(" background") and text.count(" ") < 3)
-        layouts[i], backgrounds[i] = layout, BACKGROUNDS[background]
+        layouts[i], backgrounds[i], said[i] = layout, colour, background is not None
         captions.append(text)
-    return Examples(items, layouts, backgrounds, is_neutral, captions)
+    return Examples(items, layouts, backgrounds, said, is_neutral, captions)
 
 
 def draw_examples(
@@ -108,7 +123,7 @@ def draw_examples(
     indices: list[int],
     n: int,
     seed: int = 0,
-    several: float = 0.12,
+    several: float = 0.2,
     name_vocabulary: bool = False,
 ) -> Examples:
     """Draw `n` captioned examples from the drawings of `indices`, `several` of them composed."""
@@ -122,7 +137,7 @@ def draw_examples(
             parts = pool.starmap(draw, tasks)
     arrays = [
         np.concatenate([getattr(part, name) for part in parts])
-        for name in ("items", "layouts", "backgrounds", "neutral")
+        for name in ("items", "layouts", "backgrounds", "said", "neutral")
     ]
     return Examples(*arrays, [text for part in parts for text in part.captions])
 
@@ -182,9 +197,8 @@ def plain_examples(indices: list[int]) -> Examples:
     items = np.full((len(indices), 4), -1, np.int64)
     items[:, 0] = indices
     n = len(indices)
-    return Examples(
-        items, np.zeros(n, np.int64), np.full((n, 3), 255, np.uint8), np.zeros(n, bool), [""] * n
-    )
+    no, white = np.zeros(n, bool), np.full((n, 3), 255, np.uint8)
+    return Examples(items, np.zeros(n, np.int64), white, no, no, [""] * n)
 
 
 def compose_plain(drawings: torch.Tensor, indices: list[int]) -> torch.Tensor:
@@ -202,6 +216,19 @@ def soften(picture: torch.Tensor, noise: float = 0.1, blur: float = 0.3) -> torc
     picture = picture + share * (small - picture)
     strength = (random[2] - 0.5).clamp(min=0) * 2 * noise
     return (picture + strength * torch.randn_like(picture)).clamp(0, 1)
+
+
+def erase(picture: torch.Tensor, share: float) -> torch.Tensor:
+    """Fill a random rectangle of a share of the pictures with their mean colour."""
+    b, _, h, w = picture.shape
+    low, high = torch.rand(2, b, 2, device=picture.device).sort(0).values.clamp(0.1, 0.9)
+    y = torch.linspace(0, 1, h, device=picture.device)
+    x = torch.linspace(0, 1, w, device=picture.device)
+    rows = (y > low[:, :1]) & (y < high[:, :1])
+    columns = (x > low[:, 1:]) & (x < high[:, 1:])
+    erased = (rows[:, :, None] & columns[:, None, :])[:, None]
+    erased &= torch.rand(b, 1, 1, 1, device=picture.device) < share
+    return torch.where(erased, picture.mean((2, 3), keepdim=True), picture)
 
 
 def jitter_colours(picture: torch.Tensor, strength: float) -> torch.Tensor:

@@ -27,6 +27,7 @@ from pictures import (
     compose_plain,
     descend,
     draw_examples,
+    erase,
     follow,
     indices_where,
     jitter_colours,
@@ -42,8 +43,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 VISION = {
-    "A": {"image_size": 64, "layers": 5, "width": 192, "head_width": 32, "patch_size": 8},
-    "B": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 24, "patch_size": None},
+    "A": {"image_size": 64, "layers": 5, "width": 160, "head_width": 32, "patch_size": 8},
+    "B": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
 }
 TEXT = {"width": 128, "heads": 4, "layers": 3}
 EMBEDDING = 192
@@ -155,7 +156,7 @@ def main() -> None:
     decayed = [p for n, p in names if p.ndim > 1 and "embedding" not in n]
     others = [p for n, p in names if p.ndim <= 1 or "embedding" in n] + [*colour_head.parameters()]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}],
         args.rate,
         betas=(0.9, 0.98),
         fused=device == "cuda",
@@ -174,10 +175,10 @@ def main() -> None:
                 vary = torch.rand(args.batch, 1, 1, 1, device=device) < 0.25
                 picture = torch.where(vary, coloured, picture)
                 truth = colourfulness(picture) / 50
-                picture = soften(picture, noise=0.12, blur=0.5)
+                picture = soften(erase(picture, 0.3), noise=0.12, blur=0.5)
             else:
                 picture = compose(at, augmented=0.8, scale=(0.65, 1.1), shift=8, degrees=12)
-                picture = soften(jitter_colours(picture, 0.15), noise=0.2, blur=0.7)
+                picture = soften(erase(jitter_colours(picture, 0.2), 0.5), noise=0.2, blur=0.7)
             mirrored = torch.rand(args.batch, 1, 1, 1, device=device) < 0.3
             mirrored &= single[at][:, None, None, None]
             picture = torch.where(mirrored, picture.flip(3), picture)

@@ -32,6 +32,7 @@ from pictures import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 WIDTHS, WIDTH_TEXT = (64, 128, 160), 192
+EMPTIED = 0.2  # of the captions that leave the background open
 MAX_SNR = 5.0
 
 
@@ -164,6 +165,9 @@ def main() -> None:
     examples = draw_examples(rows, means, train, args.pool, seed=args.seed)
     pool_ids = tokenise(tokenizer, examples.captions).to(device)
     empty = tokenise(tokenizer, [""]).to(device)
+    # Only captions that leave the background open are emptied, so that guidance, which pushes
+    # away from the empty caption, does not push the background.
+    emptied = torch.from_numpy(~examples.said).to(device)[:, None] * EMPTIED
     print(f"{time.time() - clock.start:.0f} s: captions", flush=True)
 
     unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
@@ -230,7 +234,9 @@ def main() -> None:
         x_0.copy_(pool[at])
         eps.normal_()
         t.random_(0, 1000)
-        ids.copy_(torch.where(torch.rand(batch, 1, device=device) < 0.1, empty, pool_ids[at]))
+        ids.copy_(
+            torch.where(torch.rand(batch, 1, device=device) < emptied[at], empty, pool_ids[at])
+        )
         if replay is None:
             optimiser.zero_grad()
             loss = compute_gradients()
