@@ -99,6 +99,7 @@ def make_settings(config: Config) -> Settings:
         perturb=optimizer.perturb,
         renormalize=optimizer.renormalize,
         tied=optimizer.tied,
+        balance=optimizer.balance,
         schedule=optimizer.schedule,
         warmup=optimizer.warmup,
     )
@@ -131,6 +132,7 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
             "growth": problem.table.growth,
         },
         "memory": problem.memory,
+        "guidance": {name: dict(term.facts) for name, term in problem.guidance.items()},
     }
 
 

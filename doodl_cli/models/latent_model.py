@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from doodl_cli.errors import UserError
+from doodl_cli.models.classifier import Classifier, load_classifier
 from doodl_cli.models.clip import Clip, load_clip
 from doodl_cli.models.locate import (
     PIPELINE_FILES,
@@ -115,15 +116,27 @@ class LatentModel:
         z = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
         return z.double() * self.vae.config.scaling_factor
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its pictures."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
     @cached_property
     def clip_a(self) -> Clip:
         """The pair that guides."""
-        return load_clip(self.folder / "clip_a", self.device)
+        return load_clip(f"local-dir:{self.folder / 'clip_a'}", None, self.device, "model.path")
 
     @cached_property
     def clip_b(self) -> Clip:
         """The held-out pair: it measures and never guides."""
-        return load_clip(self.folder / "clip_b", self.device)
+        return load_clip(f"local-dir:{self.folder / 'clip_b'}", None, self.device, "model.path")
+
+    @cached_property
+    def classifier_a(self) -> Classifier:
+        """The classifier that guides."""
+        folder = str(self.folder / "classifier_a")
+        return load_classifier("transformers", None, folder, self.device, "model")
 
     @cached_property
     def aesthetic_head(self) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,13 @@ range can win.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from doodl_cli.gradient import average_over_slots, differentiate
-from doodl_cli.guidance import Guidance, Score
+from doodl_cli.guidance import Guidance, Score, Terms, combine
 from doodl_cli.optimize.noise import make_generators
 from doodl_cli.optimize.rules import Settings, Updater
 from doodl_cli.sampling import Net, Table, solve
@@ -42,6 +42,7 @@ class Record:
     picture. `best`: this iterate is the sample's best so far. `active`: False once a sample's loss
     has turned NaN; it stays as it was at its best. `images` (b, 3, h, w): uint8. `pair`: x_T.
     `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or inverted.
+    `terms`: each guidance's loss, not weighted; `shares`: of their gradients at the picture.
     """
 
     iteration: int
@@ -56,6 +57,8 @@ class Record:
     images: Tensor
     pair: tuple[Tensor, Tensor]
     round_trip_error: list[float]
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    shares: dict[str, list[float]] = field(default_factory=dict)
 
 
 def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -> Iterator[Record]:
@@ -66,10 +69,11 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
     active = torch.ones(n_samples, dtype=torch.bool, device=problem.device)
     lowest = torch.full((n_samples,), torch.inf, device=problem.device)
     best_x_T = updater.x_T.clone()
+    scales: Tensor | None = None
 
-    def loss(x_0: Tensor) -> tuple[Tensor, None]:
+    def loss(x_0: Tensor) -> tuple[Tensor, Terms]:
         images = problem.decode(x_0)
-        return total_loss(problem, images, generators), None
+        return combine(problem.guidance, images, problem.prompts, generators, settings.balance)
 
     for iteration in range(settings.n_iters + 1):
         began = time.perf_counter()
@@ -79,13 +83,18 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
         if iteration < settings.n_iters:
             result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
             value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
-            round_trip_error = result.round_trip_error
+            round_trip_error, slots = result.round_trip_error, result.aux
         else:
             with torch.no_grad():
                 x_0 = solve(problem.table, problem.net, pair)
-                value, _ = average_over_slots(problem.table, x_0, loss)
+                value, slots = average_over_slots(problem.table, x_0, loss)
+        terms = torch.stack([slot.losses for slot in slots]).mean(0)
+        shares = torch.stack([slot.shares for slot in slots]).mean(0)
+        if settings.balance:  # by the scales of the start: all iterates are judged by one measure
+            scales = torch.stack([x.scales for x in slots]).mean(0) if scales is None else scales
+            value = weigh(problem, terms, scales)
         images = finish(problem, x_0)
-        scores, judged = judge(problem, images)
+        scores, judged = judge(problem, images, scales)
         healthy, grad_norm = value.isfinite() & judged.isfinite(), unknown
         if gradient is not None:
             grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
@@ -108,30 +117,31 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
             images=images.cpu(),
             pair=(pair[0].cpu(), pair[1].cpu()),
             round_trip_error=round_trip_error.tolist(),
+            terms=dict(zip(problem.guidance, terms.tolist(), strict=True)),
+            shares=dict(zip(problem.guidance, shares.tolist(), strict=True)),
         )
         if gradient is None or not active.any():
             return
         updater.step(gradient, active)
 
 
-def total_loss(problem: Problem, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return the weighted sum of the guidances' losses (b,)."""
-    terms = [
-        guidance.weight * guidance.loss(images, problem.prompts, generators)
-        for guidance in problem.guidance.values()
-    ]
-    return torch.stack(terms).sum(0)
+def weigh(problem: Problem, losses: Tensor, scales: Tensor | None = None) -> Tensor:
+    """Return the weighted sum (b,) of the guidances' losses (k, b)."""
+    weights = torch.tensor([g.weight for g in problem.guidance.values()]).to(losses)[:, None]
+    return (weights * losses if scales is None else weights * scales * losses).sum(0)
 
 
 @torch.no_grad()
-def judge(problem: Problem, images: Tensor) -> tuple[dict[str, list[float]], Tensor]:
+def judge(
+    problem: Problem, images: Tensor, scales: Tensor | None = None
+) -> tuple[dict[str, list[float]], Tensor]:
     """Return each guidance's raw score of 8-bit pictures and the loss they make together (b,)."""
     scores = {
         name: guidance.score(from_8_bit(images), problem.prompts)
         for name, guidance in problem.guidance.items()
     }
-    terms = [g.weight * g.loss_of(scores[name]) for name, g in problem.guidance.items()]
-    return {name: score.tolist() for name, score in scores.items()}, torch.stack(terms).sum(0)
+    losses = torch.stack([g.loss_of(scores[name]) for name, g in problem.guidance.items()])
+    return {name: score.tolist() for name, score in scores.items()}, weigh(problem, losses, scales)
 
 
 @torch.no_grad()

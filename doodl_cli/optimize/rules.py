@@ -26,7 +26,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all)."""
+    """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all).
+
+    `balance`: the guidances' gradients get one norm before they are weighted.
+    """
 
     n_iters: int = 16
     lr: float = 1.0
@@ -36,6 +39,7 @@ class Settings:
     perturb: float = 1e-4
     renormalize: bool = True
     tied: bool = True
+    balance: bool = False
     schedule: str = "constant"
     warmup: int = 0
 

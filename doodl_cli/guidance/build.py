@@ -1,0 +1,55 @@
+"""From a configuration's sections to guidances, their scorers the model's own or the user's."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from doodl_cli.config import GuidanceSettings
+from doodl_cli.guidance.aesthetic import build_aesthetic
+from doodl_cli.guidance.classifier import build_classifier
+from doodl_cli.guidance.clip import build_clip_image, build_clip_text, text_similarity
+from doodl_cli.guidance.custom import build_custom
+from doodl_cli.guidance.guidance import Guidance, Score, ignore_prompts
+from doodl_cli.guidance.preference import build_hps, build_pickscore
+from doodl_cli.guidance.scores import colourfulness, symmetry
+
+if TYPE_CHECKING:
+    from doodl_cli.models.latent_model import LatentModel
+
+
+def build_guidance(
+    settings: Mapping[str, GuidanceSettings], model: "LatentModel"
+) -> dict[str, Guidance]:
+    """Return the named guidances. Raises UserError for what cannot be loaded."""
+    return {name: BUILDERS[name](chosen, model) for name, chosen in settings.items()}
+
+
+def build_pixels(function: Callable[[Tensor], Tensor]) -> Callable[..., Guidance]:
+    """Return the builder of a score on pixels, which takes crops at 64 px if any."""
+
+    def build(settings: GuidanceSettings, model: "LatentModel") -> Guidance:
+        return Guidance(ignore_prompts(function), weight=settings.weight, n_crops=settings.n_crops)
+
+    return build
+
+
+BUILDERS: dict[str, Callable[..., Guidance]] = {
+    "aesthetic": build_aesthetic,
+    "classifier": build_classifier,
+    "clip_image": build_clip_image,
+    "clip_text": build_clip_text,
+    "colourfulness": build_pixels(colourfulness),
+    "custom": build_custom,
+    "hps": build_hps,
+    "pickscore": build_pickscore,
+    "symmetry": build_pixels(symmetry),
+}
+
+
+def build_evaluation(model: "LatentModel") -> dict[str, Score]:
+    """Return the scorers that are never optimised: the held-out pair and the pixel formula."""
+    return {
+        "clip_text_b": text_similarity(model.clip_b),
+        "colourfulness": ignore_prompts(colourfulness),
+    }
