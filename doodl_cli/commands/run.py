@@ -39,9 +39,10 @@ def run(cfg: DictConfig) -> None:
     from doodl_cli.run_directory import RunDirectory
 
     device = task.find_device(config.device)
-    config = task.settle(config, device)
+    config = task.settle_guidance(task.settle(config, device))
     model = task.load(config, device)
-    guidance, evaluation = build_guidance(config.guidance, model), build_evaluation(model)
+    guidance = build_guidance(config.guidance, model)
+    evaluation = build_evaluation(config.guidance, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     x_T = initial_noise(config.seeds, model.latent_shape)
     facts, hydra = task.collect_facts(config, model, problem), task.hydra_files(cfg)

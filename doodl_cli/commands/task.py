@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -22,10 +22,14 @@ import doodl_cli
 from doodl_cli.config import Config
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import choose_memory
+from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.sampling import SAMPLERS, make_grid
 
+T = TypeVar("T")
+LOCAL = "local-dir:"
+PATHS = ("path", "file", "pretrained")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
@@ -44,10 +48,33 @@ def find_device(name: str) -> torch.device:
 
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
-    path = config.model.path
-    if path and Path(path).exists():
-        path = str(Path(path).absolute())
-    return replace(config, device=str(device), model=replace(config.model, path=path))
+    return replace(config, device=str(device), model=settle_paths(config.model))
+
+
+def settle_guidance(config: Config) -> Config:
+    """Return the configuration with what its guidances read found on the disk.
+
+    Raises UserError for reference pictures that are not there.
+    """
+    guidance = {name: settle_paths(settings) for name, settings in config.guidance.items()}
+    return replace(config, guidance=guidance)
+
+
+def settle_paths(section: T) -> T:
+    """Return a section whose paths are absolute, as far as they name something."""
+    values: dict[str, Any] = {}
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if field.name == "images":
+            values[field.name] = [str(path) for path in find_references(value)]
+        elif isinstance(value, list):
+            values[field.name] = [settle_paths(entry) for entry in value]
+        elif isinstance(value, str) and value.startswith(LOCAL):
+            path = Path(value.removeprefix(LOCAL)).expanduser()
+            values[field.name] = f"{LOCAL}{path.absolute()}"
+        elif field.name in PATHS and value and (path := Path(value).expanduser()).exists():
+            values[field.name] = str(path.absolute())
+    return replace(section, **values)
 
 
 def load(config: Config, device: torch.device) -> LatentModel:

@@ -108,7 +108,7 @@ def load_head(head: Head, device: torch.device) -> tuple[Clip, Layers, Path]:
 
     Raises UserError for a file that is missing or of another layout, or does not fit the CLIP.
     """
-    file = Path(head.file).expanduser()
+    file = Path(head.file)
     published = PUBLISHED.get(head.file) or PUBLISHED.get(file.name.removesuffix(".pth"))
     if head.file in PUBLISHED and not file.exists():
         file = fetch_url(PUBLISHED[head.file].url, f"{KEY}={head.file}")

@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from doodl_cli.config import GuidanceSettings
+from doodl_cli.config import Classifier, ClipImage, GuidanceSettings
 from doodl_cli.guidance.aesthetic import build_aesthetic
-from doodl_cli.guidance.classifier import build_classifier
-from doodl_cli.guidance.clip import build_clip_image, build_clip_text, text_similarity
+from doodl_cli.guidance.classifier import build_classifier, find_target, log_probability
+from doodl_cli.guidance.clip import (
+    build_clip_image,
+    build_clip_text,
+    reference_similarity,
+    text_similarity,
+)
 from doodl_cli.guidance.custom import build_custom
 from doodl_cli.guidance.guidance import Guidance, Score, ignore_prompts
 from doodl_cli.guidance.preference import build_hps, build_pickscore
@@ -47,9 +52,21 @@ BUILDERS: dict[str, Callable[..., Guidance]] = {
 }
 
 
-def build_evaluation(model: "LatentModel") -> dict[str, Score]:
-    """Return the scorers that are never optimised: the held-out pair and the pixel formula."""
-    return {
+def build_evaluation(
+    settings: Mapping[str, GuidanceSettings], model: "LatentModel"
+) -> dict[str, Score]:
+    """Return the scorers that are never optimised: the held-out pair and the pixel formula.
+
+    What reference pictures or the model's own classifier guide, their held-out twins measure.
+    """
+    scores = {
         "clip_text_b": text_similarity(model.clip_b),
         "colourfulness": ignore_prompts(colourfulness),
     }
+    for chosen in settings.values():
+        if isinstance(chosen, ClipImage):
+            scores["clip_image_b"] = reference_similarity(model.clip_b, chosen, model)
+        if isinstance(chosen, Classifier) and chosen.source == "embedded":
+            number = find_target(model.classifier_b, chosen.target)
+            scores["classifier_b"] = log_probability(model.classifier_b, number)
+    return scores

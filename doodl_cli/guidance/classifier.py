@@ -6,10 +6,9 @@ log p(class | picture), at most 0.
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from doodl_cli.config import Classifier
-from doodl_cli.guidance.guidance import Guidance, ignore_prompts
+from doodl_cli.guidance.guidance import Guidance, Score, ignore_prompts
+from doodl_cli.models.classifier import Classifier as ImageClassifier
 from doodl_cli.models.classifier import find_class, load_classifier
 
 if TYPE_CHECKING:
@@ -23,13 +22,9 @@ def build_classifier(settings: Classifier, model: "LatentModel") -> Guidance:
         classifier = load_classifier(
             settings.source, settings.name, settings.path, model.device, "guidance.classifier"
         )
-    with torch.no_grad():
-        probe = classifier.log_probabilities(torch.zeros(1, 3, *model.image_size).to(model.device))
-    number = find_class(
-        classifier.labels, probe.shape[1], settings.target, "guidance.classifier.target"
-    )
+    number = find_target(classifier, settings.target)
     return Guidance(
-        score=ignore_prompts(lambda images: classifier.log_probabilities(images)[:, number]),
+        score=log_probability(classifier, number),
         weight=settings.weight,
         n_crops=settings.n_crops,
         crop_size=classifier.image_size,
@@ -39,3 +34,13 @@ def build_classifier(settings: Classifier, model: "LatentModel") -> Guidance:
             "label": classifier.labels[number] if classifier.labels else None,
         },
     )
+
+
+def find_target(classifier: ImageClassifier, target: str | int) -> int:
+    """Return the number of the class that the user names. Raises UserError."""
+    return find_class(classifier.labels, classifier.n_classes, target, "guidance.classifier.target")
+
+
+def log_probability(classifier: ImageClassifier, number: int) -> Score:
+    """Return the score log p(class | picture)."""
+    return ignore_prompts(lambda images: classifier.log_probabilities(images)[:, number])

@@ -92,6 +92,12 @@ def build_clip_image(settings: ClipImage, model: "LatentModel") -> Guidance:
     return replace(guidance, facts={**guidance.facts, "images": images})
 
 
+def reference_similarity(clip: Clip, settings: ClipImage, model: "LatentModel") -> Score:
+    """Return the similarity to the pictures that a configuration names."""
+    paths = find_references(settings.images)
+    return image_similarity(clip, [read_reference(path).to(model.device) for path in paths])
+
+
 def build(
     settings: Clips, model: "LatentModel", name: str, make: Callable[[Clip], Score]
 ) -> Guidance:

@@ -51,12 +51,13 @@ def import_function(target: str) -> Callable[..., Any]:
         raise UserError(
             f"{what}: cannot import {module_name}: {describe(error)}; {ALLOWED}"
         ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
+    if not hasattr(module, name):
         near = difflib.get_close_matches(name, dir(module), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        state = "is no function" if hasattr(module, name) else f"is not in {module_name}"
-        raise UserError(f"{what}: {name} {state}; {ALLOWED}{hint}")
+        raise UserError(f"{what}: {name} is not in {module_name}; {ALLOWED}{hint}")
+    function = getattr(module, name)
+    if not callable(function):
+        raise UserError(f"{what}: {name} is {type(function).__name__}; {ALLOWED}")
     return function
 
 

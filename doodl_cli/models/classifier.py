@@ -30,6 +30,7 @@ class Classifier:
     preprocess: Callable[[Tensor], Tensor]
     logits: Callable[[Tensor], Tensor]
     labels: list[str]
+    n_classes: int
     image_size: int
     facts: Mapping[str, Any]
 
@@ -46,10 +47,9 @@ def load_classifier(
     Raises UserError, with the `key` that the user gave it by, for what cannot be loaded.
     """
     load = {"transformers": load_from_transformers, "timm": load_from_timm}[source]
-    if path is not None and not Path(path).expanduser().exists():
+    if path is not None and not Path(path).exists():
         raise UserError(f"{key}.path={path}: no such file; must be the classifier's weights")
     what = f"{key}.path={path}" if path else f"{key}.name={name}"
-    path = str(Path(path).expanduser()) if path else None
     try:
         with quiet():
             classifier = load(name, path, device)
@@ -92,6 +92,7 @@ def load_from_transformers(name: str | None, path: str | None, device: torch.dev
         preprocess=preprocess,
         logits=lambda pixels: network(pixel_values=pixels).logits,
         labels=[labels[i] for i in range(len(labels))],
+        n_classes=len(labels),
         image_size=preprocess(make_probe(device)).shape[-1],
         facts={"name": where, "sha256": hash_weights(where)},
     )
@@ -116,6 +117,7 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
         preprocess=timm.data.create_transform(**config, is_training=False),
         logits=network,
         labels=read_timm_labels(network),
+        n_classes=network.num_classes,
         image_size=config["input_size"][-1],
         facts={"name": name, "path": path, "sha256": hash_weights(path or f"timm/{name}")},
     )

@@ -57,7 +57,6 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, key: str)
     import open_clip
 
     what = f"{key}={name}" + (f" {pretrained}" if pretrained else "")
-    pretrained = str(Path(pretrained).expanduser()) if pretrained else None
     check_name(name, pretrained, what)
     try:
         with quiet():

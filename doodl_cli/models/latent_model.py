@@ -139,6 +139,12 @@ class LatentModel:
         return load_classifier("transformers", None, folder, self.device, "model")
 
     @cached_property
+    def classifier_b(self) -> Classifier:
+        """The held-out classifier."""
+        folder = str(self.folder / "classifier_b")
+        return load_classifier("transformers", None, folder, self.device, "model")
+
+    @cached_property
     def aesthetic_head(self) -> tuple[Tensor, Tensor]:
         """Weight (1, d) and bias (1) of the linear head on `clip_a`'s picture embedding."""
         head = load_file(self.folder / "aesthetic/head.safetensors", str(self.device))
@@ -155,7 +161,9 @@ def load_model(name: str, path: str | None, device: torch.device, dtype: str) ->
     check_files(folder, (*PIPELINE_FILES, *SCORER_FILES))
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # what is said on stderr is a run's progress, or one line of error
     torch_dtype = getattr(torch, dtype)
     options = {"torch_dtype": torch_dtype, "low_cpu_mem_usage": False, "local_files_only": True}
     try:

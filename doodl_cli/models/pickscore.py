@@ -1,6 +1,5 @@
 """PickScore: a CLIP ViT-H/14 tuned to what people preferred (Kirstain et al. 2023, 2305.01569)."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def load_pickscore(path: str | None, device: torch.device, key: str) -> PickScor
     """
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-    where = str(Path(path).expanduser()) if path else REPOSITORY
+    where = path or REPOSITORY
     try:
         with quiet():
             model, processor, tokenizer = cache_first(
