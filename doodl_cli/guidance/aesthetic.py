@@ -122,14 +122,13 @@ def load_head(head: Head, device: torch.device) -> tuple[Clip, Layers, Path]:
             f"{KEY}={head.file}: cannot be read ({explain(error)}); must be linear layers, as in "
             "LAION's predictors"
         ) from error
-    if head.clip is not None:
-        clip = load_clip(head.clip, head.pretrained, device, f"{KEY}.clip")
-    elif published is not None:
-        clip = load_clip(published.clip, head.pretrained or "openai", device, f"{KEY}.clip")
-    else:
-        raise UserError(
-            f"{KEY}={head.file}: its clip is missing; must be the CLIP it was fitted to"
-        )
+    if head.clip is None and published is None:
+        raise UserError(f"{KEY}={head.file}: needs a clip; must be the CLIP it was fitted to")
+    name, pretrained = head.clip, head.pretrained
+    if name is None:
+        name, pretrained = published.clip, pretrained or "openai"
+    given = f"{KEY}={head.file}: clip={name} {pretrained or ''}".rstrip()
+    clip = load_clip(name, pretrained, device, given)
     width = clip.embed_images(torch.zeros(1, 3, 8, 8, device=device)).shape[1]
     if layers[0][0].shape[1] != width:
         raise UserError(

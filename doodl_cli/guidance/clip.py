@@ -102,10 +102,18 @@ def build(
     settings: Clips, model: "LatentModel", name: str, make: Callable[[Clip], Score]
 ) -> Guidance:
     """Return a guidance by the model's own CLIP or by the ones that are named."""
-    clips, weights = [model.clip_a], [1.0]
-    if settings.clips is not None:
-        key = f"guidance.{name}.clips"
-        clips = [load_clip(c.name, c.pretrained, model.device, key) for c in settings.clips]
+    if settings.clips is None:
+        clips, weights = [model.clip_a], [1.0]
+    else:
+        clips = [
+            load_clip(
+                choice.name,
+                choice.pretrained,
+                model.device,
+                f"guidance.{name}.clips={choice.name} {choice.pretrained or ''}".rstrip(),
+            )
+            for choice in settings.clips
+        ]
         weights = [choice.weight for choice in settings.clips]
     return Guidance(
         score=combine_similarities([make(clip) for clip in clips], weights),

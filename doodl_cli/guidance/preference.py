@@ -6,9 +6,11 @@
 Both are the similarity of picture and prompt in a ViT-H/14.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from doodl_cli.config import Preference
+from doodl_cli.errors import UserError
 from doodl_cli.guidance.clip import text_similarity
 from doodl_cli.guidance.guidance import Guidance
 from doodl_cli.models.clip import load_clip
@@ -36,9 +38,11 @@ def build_pickscore(settings: Preference, model: "LatentModel") -> Guidance:
 
 
 def build_hps(settings: Preference, model: "LatentModel") -> Guidance:
-    key = "guidance.hps.path"
-    path = settings.path or str(fetch_from_hub(HPS_REPOSITORY, HPS_FILE, f"{key}=null"))
-    clip = load_clip(HPS_CLIP, path, model.device, key)
+    given = f"guidance.hps.path={settings.path or 'null'}"
+    file = Path(settings.path or fetch_from_hub(HPS_REPOSITORY, HPS_FILE, given))
+    if not file.is_file():
+        raise UserError(f"{given}: no such file; must be {HPS_FILE} of {HPS_REPOSITORY}, or null")
+    clip = load_clip(HPS_CLIP, str(file), model.device, given)
     return Guidance(
         score=text_similarity(clip),
         weight=settings.weight,

@@ -119,7 +119,11 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
         labels=read_timm_labels(network),
         n_classes=network.num_classes,
         image_size=config["input_size"][-1],
-        facts={"name": name, "path": path, "sha256": hash_weights(path or f"timm/{name}")},
+        facts={
+            "name": name,
+            "path": path,
+            "sha256": hash_weights(path or network.pretrained_cfg.get("hf_hub_id") or ""),
+        },
     )
 
 

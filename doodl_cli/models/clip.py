@@ -47,17 +47,16 @@ class Clip(nn.Module):
         return self.model.encode_text(tokens, normalize=True)
 
 
-def load_clip(name: str, pretrained: str | None, device: torch.device, key: str) -> Clip:
+def load_clip(name: str, pretrained: str | None, device: torch.device, given: str) -> Clip:
     """Load a CLIP, frozen, in float32.
 
     `name` and `pretrained` are open_clip's: `local-dir:FOLDER` or `hf-hub:NAME`, which bring their
     weights, or a model's name with the tag or the file of its weights. What has to come from the
-    network comes once. Raises UserError, with the `key` that the user gave it by.
+    network comes once. Raises UserError, with the key and value that it was `given` by.
     """
     import open_clip
 
-    what = f"{key}={name}" + (f" {pretrained}" if pretrained else "")
-    check_name(name, pretrained, what)
+    check_name(name, pretrained, given)
     try:
         with quiet():
             model = open_clip.create_model(
@@ -65,31 +64,31 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, key: str)
             )
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # what it raises on damaged files has no common class
-        raise UserError(f"{what}: cannot be loaded: {explain(error)}") from error
+        raise UserError(f"{given}: cannot be loaded: {explain(error)}") from error
     sha256 = hash_weights(find_weights(name, pretrained))
     facts = {"name": name, "pretrained": pretrained, "sha256": sha256}
     return Clip(model, tokenizer, facts).to(device).eval().requires_grad_(False)
 
 
-def check_name(name: str, pretrained: str | None, what: str) -> None:
+def check_name(name: str, pretrained: str | None, given: str) -> None:
     """Check that open_clip knows a model and its weights. Raises UserError."""
     import open_clip
 
     if name.startswith(("local-dir:", "hf-hub:")):
         if pretrained:
-            raise UserError(f"{what}: brings its own weights; pretrained must be null")
+            raise UserError(f"{given}: brings its own weights; pretrained must be null")
         return
     names = open_clip.list_models()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
-            f"{what}: unknown; must be a model of open_clip, local-dir:FOLDER or hf-hub:NAME{hint}"
+            f"{given}: unknown; must be a model of open_clip, local-dir:FOLDER or hf-hub:NAME{hint}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not pretrained or (pretrained not in tags and not Path(pretrained).is_file()):
         allowed = f"{', '.join(tags)} or a file" if tags else "a file"
-        raise UserError(f"{what}: no such weights; pretrained must be {allowed}")
+        raise UserError(f"{given}: no such weights; pretrained must be {allowed}")
 
 
 def find_weights(name: str, pretrained: str | None) -> str:

@@ -20,7 +20,7 @@ WEIGHTS = (
 T = TypeVar("T")
 
 
-def fetch_url(url: str, key: str) -> Path:
+def fetch_url(url: str, given: str) -> Path:
     """Return the file of a URL, from torch.hub's cache or brought there. Raises UserError."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2].replace("%2B", "+")
     if not path.is_file():
@@ -29,13 +29,13 @@ def fetch_url(url: str, key: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except OSError as error:  # urllib's errors are of this kind
             raise UserError(
-                f"{key}: {path} is missing and cannot be fetched ({explain(error)}); must be a "
+                f"{given}: {path} is missing and cannot be fetched ({explain(error)}); must be a "
                 f"file here, or put {url} there"
             ) from error
     return path
 
 
-def fetch_from_hub(repository: str, file: str, key: str) -> Path:
+def fetch_from_hub(repository: str, file: str, given: str) -> Path:
     """Return a file of the Hugging Face hub, from its cache or brought there. Raises UserError."""
     from huggingface_hub import hf_hub_download
 
@@ -45,7 +45,7 @@ def fetch_from_hub(repository: str, file: str, key: str) -> Path:
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: {file} of {repository} is not in the Hugging Face cache and cannot be fetched "
+            f"{given}: {file} of {repository} is not in the Hugging Face cache and cannot be fetched "
             f"({explain(error)}); must be a file here, or fetch it where there is a network"
         ) from error
 

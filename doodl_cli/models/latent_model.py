@@ -125,12 +125,14 @@ class LatentModel:
     @cached_property
     def clip_a(self) -> Clip:
         """The pair that guides."""
-        return load_clip(f"local-dir:{self.folder / 'clip_a'}", None, self.device, "model.path")
+        name = f"local-dir:{self.folder / 'clip_a'}"
+        return load_clip(name, None, self.device, f"model.path={self.folder}")
 
     @cached_property
     def clip_b(self) -> Clip:
         """The held-out pair: it measures and never guides."""
-        return load_clip(f"local-dir:{self.folder / 'clip_b'}", None, self.device, "model.path")
+        name = f"local-dir:{self.folder / 'clip_b'}"
+        return load_clip(name, None, self.device, f"model.path={self.folder}")
 
     @cached_property
     def classifier_a(self) -> Classifier:
