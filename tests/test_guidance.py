@@ -1,5 +1,6 @@
 """Every scorer against its own library, on tiny checkpoints in the real formats, offline."""
 
+import shutil
 import urllib.error
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,8 +170,7 @@ def test_a_clip_that_there_is_not_is_said_with_what_there_is(name, pretrained, l
 
 
 def test_a_clip_without_its_weights_is_not_taken_at_random(clips, tmp_path):
-    config = f"{clips[0].removeprefix('local-dir:')}/open_clip_config.json"
-    (tmp_path / "open_clip_config.json").write_bytes(open(config, "rb").read())
+    shutil.copy(f"{clips[0].removeprefix('local-dir:')}/open_clip_config.json", tmp_path)
     with pytest.raises(UserError, match="cannot be loaded"):
         load_clip(f"local-dir:{tmp_path}", None, CPU, "k")
 
@@ -292,7 +292,7 @@ class Surprise:
         ({"weight": torch.zeros(2, 768), "bias": torch.zeros(2)}, r"layers are \(2, 768\)"),
         (
             {"weight": torch.zeros(1, 512), "bias": torch.zeros(1)},
-            "512 numbers, its clip gives 768",
+            "takes 512 numbers, its clip",
         ),
         ({"weight": Surprise()}, "cannot be read"),
     ],
@@ -314,9 +314,7 @@ def test_layers_come_in_the_order_of_their_numbers():
 
 
 def test_a_head_that_is_nowhere_is_said_with_the_published_ones():
-    with pytest.raises(
-        UserError, match="heads=nowhere: no such file; must be a file or one of sa_"
-    ):
+    with pytest.raises(UserError, match="heads=nowhere: no such file; must be a file or one"):
         build_aesthetic(aesthetic_settings(Head("nowhere")), model)
 
 

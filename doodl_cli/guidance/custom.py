@@ -21,7 +21,7 @@ from doodl_cli.guidance.guidance import Guidance
 if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
-ALLOWED = "must be package.module.function, a function of (images, prompts)"
+ALLOWED = "must be package.module.function: (images, prompts) to one loss a sample"
 
 
 def build_custom(settings: Custom, model: "LatentModel") -> Guidance:
@@ -73,7 +73,8 @@ def check_loss(
     try:
         loss = function(images, ["a picture"] * len(images))
     except Exception as error:  # whatever the user's function raises
-        raise UserError(f"{what}: raised {describe(error)} on pictures {shape}") from error
+        reason = f"raised {describe(error)} on pictures {shape}"
+        raise UserError(f"{what}: {reason}; {ALLOWED}") from error
     expected = f"must return one loss a sample, ({len(images)},) for pictures {shape}"
     if not isinstance(loss, Tensor):
         raise UserError(f"{what}: returned {type(loss).__name__}; {expected}")

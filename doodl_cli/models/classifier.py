@@ -112,6 +112,7 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
         network = timm.create_model(name, pretrained=True)
     network.to(device).eval().requires_grad_(False)
     config = timm.data.resolve_model_data_config(network)
+    where = path or network.pretrained_cfg.get("hf_hub_id") or ""
     return Classifier(
         network=network,
         preprocess=timm.data.create_transform(**config, is_training=False),
@@ -122,7 +123,7 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
         facts={
             "name": name,
             "path": path,
-            "sha256": hash_weights(path or network.pretrained_cfg.get("hf_hub_id") or ""),
+            "sha256": hash_weights(where),
         },
     )
 

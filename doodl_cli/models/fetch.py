@@ -45,8 +45,8 @@ def fetch_from_hub(repository: str, file: str, given: str) -> Path:
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{given}: {file} of {repository} is not in the Hugging Face cache and cannot be fetched "
-            f"({explain(error)}); must be a file here, or fetch it where there is a network"
+            f"{given}: {file} of {repository} is not in the Hugging Face cache and cannot be "
+            f"fetched ({explain(error)}); must be a file here, or null where there is a network"
         ) from error
 
 
