@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -27,7 +27,6 @@ from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.sampling import SAMPLERS, make_grid
 
-T = TypeVar("T")
 LOCAL = "local-dir:"
 PATHS = ("path", "file", "pretrained")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
@@ -60,7 +59,7 @@ def settle_guidance(config: Config) -> Config:
     return replace(config, guidance=guidance)
 
 
-def settle_paths(section: T) -> T:
+def settle_paths(section: Any) -> Any:
     """Return a section whose paths are absolute, as far as they name something."""
     values: dict[str, Any] = {}
     for field in fields(section):

@@ -122,10 +122,10 @@ def load_head(head: Head, device: torch.device) -> tuple[Clip, Layers, Path]:
             f"{KEY}={head.file}: cannot be read ({explain(error)}); must be linear layers, as in "
             "LAION's predictors"
         ) from error
-    if head.clip is None and published is None:
-        raise UserError(f"{KEY}={head.file}: needs a clip; must be the CLIP it was fitted to")
     name, pretrained = head.clip, head.pretrained
     if name is None:
+        if published is None:
+            raise UserError(f"{KEY}={head.file}: needs a clip; must be the CLIP it was fitted to")
         name, pretrained = published.clip, pretrained or "openai"
     given = f"{KEY}={head.file}: clip={name} {pretrained or ''}".rstrip()
     clip = load_clip(name, pretrained, device, given)

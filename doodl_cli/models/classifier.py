@@ -102,14 +102,15 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
     """Load a model of timm by name, with a checkpoint's weights if any, or a folder it saved."""
     import timm
 
+    network: Any
     if path and Path(path).is_dir():
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
     elif path and name:
         network = create_from_file(name, path)
-    elif path:
-        raise ValueError("a file of weights needs the model's name too")
-    else:
+    elif name and not path:
         network = timm.create_model(name, pretrained=True)
+    else:
+        raise ValueError("a file of weights needs the model's name too")
     network.to(device).eval().requires_grad_(False)
     config = timm.data.resolve_model_data_config(network)
     where = path or network.pretrained_cfg.get("hf_hub_id") or ""
@@ -133,9 +134,10 @@ def create_from_file(name: str, path: str) -> Any:
     import timm
 
     weights = timm.models.load_state_dict(path, weights_only=True)
-    head = f"{timm.create_model(name).pretrained_cfg.get('classifier')}.weight"
-    options = {"num_classes": len(weights[head])} if head in weights else {}
-    network = timm.create_model(name, **options)
+    network: Any = timm.create_model(name)
+    head = f"{network.pretrained_cfg.get('classifier')}.weight"
+    if head in weights and len(weights[head]) != network.num_classes:
+        network = timm.create_model(name, num_classes=len(weights[head]))
     network.load_state_dict(weights)
     return network
 
@@ -149,7 +151,7 @@ def read_timm_labels(network: Any) -> list[str]:
     if names:
         return [descriptions.get(name, name) for name in names]
     subset = infer_imagenet_subset(network)
-    return ImageNetInfo(subset).label_descriptions() if subset else []
+    return list(ImageNetInfo(subset).label_descriptions()) if subset else []
 
 
 def find_class(labels: list[str], n_classes: int, target: str | int, key: str) -> int:

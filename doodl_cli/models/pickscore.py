@@ -47,18 +47,18 @@ def load_pickscore(path: str | None, device: torch.device, key: str) -> PickScor
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
     where = path or REPOSITORY
+
+    def load(offline: bool) -> tuple[Any, Any, Any]:
+        options: Any = {"local_files_only": offline}
+        return (
+            CLIPModel.from_pretrained(where, dtype=torch.float32, **options),
+            AutoImageProcessor.from_pretrained(where, **options),
+            AutoTokenizer.from_pretrained(where, **options),
+        )
+
     try:
         with quiet():
-            model, processor, tokenizer = cache_first(
-                lambda offline: [
-                    kind.from_pretrained(where, local_files_only=offline, **options)
-                    for kind, options in (
-                        (CLIPModel, {"dtype": torch.float32}),
-                        (AutoImageProcessor, {}),
-                        (AutoTokenizer, {}),
-                    )
-                ]
-            )
+            model, processor, tokenizer = cache_first(load)
     except Exception as error:  # what it raises on damaged files has no common class
         raise UserError(
             f"{key}={path or 'null'}: PickScore cannot be loaded: {explain(error)}; must be a "
