@@ -1,6 +1,7 @@
 """Every scorer against its own library, on tiny checkpoints in the real formats, offline."""
 
 import shutil
+import sys
 import urllib.error
 from pathlib import Path
 from types import SimpleNamespace
@@ -546,3 +547,13 @@ def test_a_function_that_cannot_guide_is_said_at_once(name, line):
 def test_a_function_that_cannot_be_imported_is_said(target):
     with pytest.raises(UserError, match=f"guidance.custom.target={target}: .*package.module.func"):
         build_custom(Custom(1.0, 0, target), SimpleNamespace())
+
+
+def test_the_working_directory_is_searched_and_nothing_is_written_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "my_own_losses.py").write_text("def dark(images, prompts):\n    return images.x\n")
+    with pytest.raises(UserError, match="raised AttributeError"):
+        build_custom(Custom(1.0, 0, "my_own_losses.dark"), model)
+    assert [path.name for path in tmp_path.iterdir()] == ["my_own_losses.py"]

@@ -45,12 +45,15 @@ def import_function(target: str) -> Callable[..., Any]:
         raise UserError(f"{what}: {ALLOWED}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written yet
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises
         raise UserError(
             f"{what}: cannot import {module_name}: {describe(error)}; {ALLOWED}"
         ) from error
+    finally:
+        sys.dont_write_bytecode = before
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, dir(module), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
