@@ -360,6 +360,8 @@ def test_a_timm_model_by_name_takes_a_checkpoint_with_its_own_number_of_classes(
     assert guidance.score(make_images(), PROMPTS).shape == (2,)
     assert guidance.facts["label"] is None
     check_gradient(guidance)
+    with pytest.raises(UserError, match=r"did you mean test_resnet\b"):
+        load_classifier("timm", "test_resnt", None, CPU, "k")
     with pytest.raises(UserError, match="names no classes; must be a number from 0 to 6"):
         build_classifier(classifier_settings("cat", "timm", "test_resnet", settings.path), model)
 

@@ -54,7 +54,10 @@ def load_classifier(
         with quiet():
             classifier = load(name, path, device)
     except Exception as error:  # what they raise on damaged files has no common class
-        raise UserError(f"{what}: cannot be loaded by {source}: {explain(error)}") from error
+        raise UserError(
+            f"{what}: cannot be loaded by {source}: {explain(error)}; must be a classifier that is "
+            "here or can be fetched"
+        ) from error
     if not classifier.preprocess(make_probe(device)).requires_grad:
         raise UserError(f"{what}: its preprocessing lets no gradient through; choose another")
     return classifier
@@ -102,6 +105,10 @@ def load_from_timm(name: str | None, path: str | None, device: torch.device) -> 
     """Load a model of timm by name, with a checkpoint's weights if any, or a folder it saved."""
     import timm
 
+    if name and ":" not in name and not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"timm has no such model{hint}")
     network: Any
     if path and Path(path).is_dir():
         network = timm.create_model(f"local-dir:{path}", pretrained=True)

@@ -64,7 +64,10 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, given: st
             )
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # what it raises on damaged files has no common class
-        raise UserError(f"{given}: cannot be loaded: {explain(error)}") from error
+        raise UserError(
+            f"{given}: cannot be loaded: {explain(error)}; must be weights that are here or can be "
+            "fetched"
+        ) from error
     sha256 = hash_weights(find_weights(name, pretrained))
     facts = {"name": name, "pretrained": pretrained, "sha256": sha256}
     return Clip(model, tokenizer, facts).to(device).eval().requires_grad_(False)

@@ -17,6 +17,7 @@ WEIGHTS = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+LONGEST = 200
 T = TypeVar("T")
 
 
@@ -81,6 +82,6 @@ def quiet() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message, cut where it is long."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0][:LONGEST].rstrip(".") if lines else type(error).__name__
