@@ -313,6 +313,10 @@ BAD_GUIDANCE = [
     ([*CLASS, "guidance.classifier.target=pengwin"], "did you mean penguin?"),
     ([*CLASS, "guidance.classifier.target=100"], "=100: no such class; must be one of 100 names"),
     ([*PICTURES, f"guidance.clip_image.images={__file__}"], "cannot be read"),
+    ([*PICTURES, f"guidance.clip_image.images={'x' * 300}"], "no such file"),
+    ([*GOOD, f"guidance.aesthetic.heads={'x' * 300}"], "no such file"),
+    (["run", "prompt=x", "guidance=hps", f"guidance.hps.path={'x' * 300}"], "no such file"),
+    (["run", "prompt=x", "guidance=hps", "guidance.hps.path=~nobody/x"], "no such file"),
     (["run", "prompt=x", "guidance=custom", "guidance.custom.target=os.getcwd"], "must be"),
     ([*GOOD, "guidance.aesthetic.heads=nowhere"], "guidance.aesthetic.heads=nowhere: no such file"),
     ([*GOOD, f"guidance.aesthetic.heads=[{{file:'{__file__}',clip:x}}]"], "cannot be read"),
@@ -320,7 +324,7 @@ BAD_GUIDANCE = [
 
 
 @needs_weights
-@pytest.mark.parametrize(("words", "line"), BAD_GUIDANCE, ids=[w[-1] for w, _ in BAD_GUIDANCE])
+@pytest.mark.parametrize(("words", "line"), BAD_GUIDANCE, ids=[w[-1][:60] for w, _ in BAD_GUIDANCE])
 def test_what_a_guidance_cannot_use_exits_2_with_one_line_and_writes_nothing(
     words, line, folder, capfd
 ):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -69,10 +70,10 @@ def settle_paths(section: Any) -> Any:
         elif isinstance(value, list):
             values[field.name] = [settle_paths(entry) for entry in value]
         elif isinstance(value, str) and value.startswith(LOCAL):
-            path = Path(value.removeprefix(LOCAL)).expanduser()
-            values[field.name] = f"{LOCAL}{path.absolute()}"
-        elif field.name in PATHS and value and (path := Path(value).expanduser()).exists():
-            values[field.name] = str(path.absolute())
+            folder = os.path.expanduser(value.removeprefix(LOCAL))
+            values[field.name] = f"{LOCAL}{os.path.abspath(folder)}"
+        elif field.name in PATHS and value and os.path.exists(os.path.expanduser(value)):
+            values[field.name] = os.path.abspath(os.path.expanduser(value))
     return replace(section, **values)
 
 

@@ -7,6 +7,7 @@ Several heads make one score, their weighted mean. The score is not clamped: out
 that it was fitted to it still has a gradient.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -110,9 +111,9 @@ def load_head(head: Head, device: torch.device) -> tuple[Clip, Layers, Path]:
     """
     file = Path(head.file)
     published = PUBLISHED.get(head.file) or PUBLISHED.get(file.name.removesuffix(".pth"))
-    if head.file in PUBLISHED and not file.exists():
+    if head.file in PUBLISHED and not os.path.exists(file):
         file = fetch_url(PUBLISHED[head.file].url, f"{KEY}={head.file}")
-    if not file.is_file():
+    if not os.path.isfile(file):
         names = ", ".join(PUBLISHED)
         raise UserError(f"{KEY}={head.file}: no such file; must be a file or one of {names}")
     try:

@@ -6,6 +6,7 @@
 Both are the similarity of picture and prompt in a ViT-H/14.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def build_pickscore(settings: Preference, model: "LatentModel") -> Guidance:
 def build_hps(settings: Preference, model: "LatentModel") -> Guidance:
     given = f"guidance.hps.path={settings.path or 'null'}"
     file = Path(settings.path or fetch_from_hub(HPS_REPOSITORY, HPS_FILE, given))
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{given}: no such file; must be {HPS_FILE} of {HPS_REPOSITORY}, or null")
     clip = load_clip(HPS_CLIP, str(file), model.device, given)
     return Guidance(

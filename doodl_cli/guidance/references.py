@@ -1,6 +1,7 @@
 """The reference pictures that the user names: paths and patterns to squares of pixels."""
 
 import glob
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,13 @@ def find_references(images: str | list[str]) -> list[Path]:
     """
     paths: dict[Path, None] = {}
     for given in [images] if isinstance(images, str) else images:
-        path = Path(given).expanduser()
-        found = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)))]
+        name = os.path.expanduser(given)
+        found = [name] if os.path.exists(name) else sorted(glob.glob(name))
         if not found:
             raise UserError(
                 f"{KEY}={given}: no such file; must be a picture, or a pattern of pictures"
             )
-        paths.update(dict.fromkeys(p.absolute() for p in found))
+        paths.update(dict.fromkeys(Path(name).absolute() for name in found))
     return list(paths)
 
 

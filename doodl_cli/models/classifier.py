@@ -5,6 +5,7 @@ the gradient through, so they are used as they are.
 """
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def load_classifier(
     Raises UserError, with the `key` that the user gave it by, for what cannot be loaded.
     """
     load = {"transformers": load_from_transformers, "timm": load_from_timm}[source]
-    if path is not None and not Path(path).exists():
+    if path is not None and not os.path.exists(path):
         raise UserError(f"{key}.path={path}: no such file; must be the classifier's weights")
     what = f"{key}.path={path}" if path else f"{key}.name={name}"
     try:

@@ -1,6 +1,7 @@
 """A CLIP pair: pictures and texts to unit vectors of one space (Radford et al. 2021)."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def check_name(name: str, pretrained: str | None, given: str) -> None:
             f"{given}: unknown; must be a model of open_clip, local-dir:FOLDER or hf-hub:NAME{hint}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if not pretrained or (pretrained not in tags and not Path(pretrained).is_file()):
+    if not pretrained or (pretrained not in tags and not os.path.isfile(pretrained)):
         allowed = f"{', '.join(tags)} or a file" if tags else "a file"
         raise UserError(f"{given}: no such weights; pretrained must be {allowed}")
 
