@@ -84,6 +84,8 @@ def make_problem(
         prompts=prompts,
         seeds=config.seeds,
         memory=memory,
+        device=model.device,
+        micro_batch=1 if model.device.type == "cpu" else 0,
     )
 
 

@@ -6,7 +6,7 @@ scheduler); the scheduler's settings become a `Schedule` and are not used otherw
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class GuidedNet:
     context: Tensor
     cfg_scale: float
     calls: Calls
+
+    def __getitem__(self, samples: slice) -> "GuidedNet":
+        """Return the network of some of the samples."""
+        halves = 1 if self.cfg_scale == 1.0 else 2
+        context = self.context.unflatten(0, (halves, -1))[:, samples].flatten(0, 1)
+        return replace(self, context=context)
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
         self.calls.network += len(x)

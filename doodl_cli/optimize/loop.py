@@ -2,12 +2,14 @@
 
 Wallace, Gokul, Ermon, Naik 2023, arXiv 2303.13703, algorithm 1. The best iterate is judged on the
 whole picture as it is saved (8 bit), so that neither a lucky crop nor a colour outside the screen's
-range can win.
+range can win. On the CPU samples are computed one by one, so that a sample's result does not depend
+on its batch, not even in the last digit.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +23,11 @@ from doodl_cli.sampling import Net, Table, solve
 
 @dataclass(frozen=True)
 class Problem:
-    """What is optimised: a sampler around a network, and scores of its pictures; b samples."""
+    """What is optimised: a sampler around a network, and scores of its pictures; b samples.
+
+    `micro_batch` is how many samples are computed at a time, 0 all; `net[k]` must then be the
+    network of the samples in the slice k.
+    """
 
     table: Table
     net: Net
@@ -32,6 +38,18 @@ class Problem:
     seeds: Sequence[int]
     memory: str = "reversible"
     device: torch.device = torch.device("cpu")
+    micro_batch: int = 0
+
+    def parts(self) -> Iterator[tuple[slice, "Problem"]]:
+        """Yield the problems of at most `micro_batch` samples, each with the slice of them."""
+        n_samples = len(self.seeds)
+        if not 0 < self.micro_batch < n_samples:
+            yield slice(n_samples), self
+            return
+        for at in range(0, n_samples, self.micro_batch):
+            k = slice(at, at + self.micro_batch)
+            net = self.net[k]  # type: ignore[index]
+            yield k, replace(self, net=net, prompts=self.prompts[k], seeds=self.seeds[k])
 
 
 @dataclass(frozen=True)
@@ -67,51 +85,114 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
     lowest = torch.full((n_samples,), torch.inf, device=problem.device)
     best_x_T = updater.x_T.clone()
 
-    def loss(x_0: Tensor) -> tuple[Tensor, None]:
-        images = problem.decode(x_0)
-        return total_loss(problem, images, generators), None
-
     for iteration in range(settings.n_iters + 1):
         began = time.perf_counter()
         pair = (updater.x_T[0].clone(), updater.x_T[1].clone())
-        unknown = torch.full((n_samples,), torch.nan, device=problem.device)
-        gradient, round_trip_error = None, unknown
-        if iteration < settings.n_iters:
-            result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
-            value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
-            round_trip_error = result.round_trip_error
-        else:
-            with torch.no_grad():
-                x_0 = solve(problem.table, problem.net, pair)
-                value, _ = average_over_slots(problem.table, x_0, loss)
-        images = finish(problem, x_0)
-        scores, judged = judge(problem, images)
-        healthy, grad_norm = value.isfinite() & judged.isfinite(), unknown
-        if gradient is not None:
-            grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
-            healthy &= grad_norm.isfinite()
+        found = assess(problem, pair, generators, differentiated=iteration < settings.n_iters)
+        healthy = found.loss.isfinite() & found.judged.isfinite()
+        if found.gradient is not None:
+            healthy &= found.grad_norm.isfinite()
         active = active & healthy
-        improved = active & (judged < lowest)
-        lowest = torch.where(improved, judged, lowest)
+        improved = active & (found.judged < lowest)
+        lowest = torch.where(improved, found.judged, lowest)
         best_x_T[:, improved] = updater.x_T[:, improved]
         updater.x_T[:, ~active] = best_x_T[:, ~active]
         yield Record(
             iteration=iteration,
-            loss=value.tolist(),
-            guidance=scores,
-            evaluate=measure(problem.evaluation, problem, images),
-            grad_norm=grad_norm.tolist(),
+            loss=found.loss.tolist(),
+            guidance={name: score.tolist() for name, score in found.scores.items()},
+            evaluate={name: score.tolist() for name, score in found.evaluate.items()},
+            grad_norm=found.grad_norm.tolist(),
             latent_norm=pair[0].flatten(1).norm(dim=1).tolist(),
             seconds=time.perf_counter() - began,
             best=improved.tolist(),
             active=active.tolist(),
-            images=images.cpu(),
+            images=found.images.cpu(),
             pair=(pair[0].cpu(), pair[1].cpu()),
-            round_trip_error=round_trip_error.tolist(),
+            round_trip_error=found.round_trip_error.tolist(),
         )
-        if gradient is None or not active.any():
+        if found.gradient is None or not active.any():
             return
-        updater.step(gradient, active)
+        updater.step(found.gradient, active)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is found out about one iterate, a value a sample (b,).
+
+    `judged`: the loss on the whole 8-bit picture, whose raw `scores` and held-out `evaluate` stand
+    beside it. `gradient` is (2, b, c, h, w), or None where it was not asked for.
+    """
+
+    loss: Tensor
+    judged: Tensor
+    scores: dict[str, Tensor]
+    evaluate: dict[str, Tensor]
+    images: Tensor
+    gradient: Tensor | None
+    grad_norm: Tensor
+    round_trip_error: Tensor
+
+
+def assess(
+    problem: Problem,
+    pair: tuple[Tensor, Tensor],
+    generators: Sequence[torch.Generator],
+    differentiated: bool,
+) -> Assessment:
+    """Generate from the pair (b, c, h, w), score the pictures, and differentiate the loss."""
+    return join(
+        [
+            assess_together(part, (pair[0][k], pair[1][k]), generators[k], differentiated)
+            for k, part in problem.parts()
+        ]
+    )
+
+
+def assess_together(
+    problem: Problem,
+    pair: tuple[Tensor, Tensor],
+    generators: Sequence[torch.Generator],
+    differentiated: bool,
+) -> Assessment:
+    def loss(x_0: Tensor) -> tuple[Tensor, None]:
+        return total_loss(problem, problem.decode(x_0), generators), None
+
+    gradient, unknown = None, torch.full((len(pair[0]),), torch.nan, device=problem.device)
+    grad_norm = round_trip_error = unknown
+    if differentiated:
+        result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
+        value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
+        grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
+        round_trip_error = result.round_trip_error
+    else:
+        with torch.no_grad():
+            x_0 = solve(problem.table, problem.net, pair)
+            value, _ = average_over_slots(problem.table, x_0, loss)
+    images = finish(problem, x_0)
+    scores, judged = judge(problem, images)
+    evaluate = measure(problem.evaluation, problem, images)
+    return Assessment(
+        value, judged, scores, evaluate, images, gradient, grad_norm, round_trip_error
+    )
+
+
+def join(parts: Sequence[Assessment]) -> Assessment:
+    """Put the samples of several parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {
+        field.name: [getattr(part, field.name) for part in parts] for field in fields(parts[0])
+    }
+    joined: dict[str, Any] = {}
+    for name, values in columns.items():
+        if isinstance(values[0], dict):
+            joined[name] = {key: torch.cat([value[key] for value in values]) for key in values[0]}
+        elif name == "gradient":
+            joined[name] = None if values[0] is None else torch.cat(values, 1)
+        else:
+            joined[name] = torch.cat(values)
+    return Assessment(**joined)
 
 
 def total_loss(problem: Problem, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -124,25 +205,20 @@ def total_loss(problem: Problem, images: Tensor, generators: Sequence[torch.Gene
 
 
 @torch.no_grad()
-def judge(problem: Problem, images: Tensor) -> tuple[dict[str, list[float]], Tensor]:
+def judge(problem: Problem, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Return each guidance's raw score of 8-bit pictures and the loss they make together (b,)."""
     scores = {
         name: guidance.score(from_8_bit(images), problem.prompts)
         for name, guidance in problem.guidance.items()
     }
     terms = [g.weight * g.loss_of(scores[name]) for name, g in problem.guidance.items()]
-    return {name: score.tolist() for name, score in scores.items()}, torch.stack(terms).sum(0)
+    return scores, torch.stack(terms).sum(0)
 
 
 @torch.no_grad()
-def measure(
-    evaluation: Mapping[str, Score], problem: Problem, images: Tensor
-) -> dict[str, list[float]]:
+def measure(evaluation: Mapping[str, Score], problem: Problem, images: Tensor) -> dict[str, Tensor]:
     """Return the held-out scores of 8-bit pictures."""
-    return {
-        name: score(from_8_bit(images), problem.prompts).tolist()
-        for name, score in evaluation.items()
-    }
+    return {name: score(from_8_bit(images), problem.prompts) for name, score in evaluation.items()}
 
 
 @torch.no_grad()
@@ -155,8 +231,11 @@ def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
 @torch.no_grad()
 def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
     """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
-    pair = (pair[0].to(problem.device), pair[1].to(problem.device))
-    return finish(problem, solve(problem.table, problem.net, pair)).cpu()
+    u, v = pair[0].to(problem.device), pair[1].to(problem.device)
+    pictures = [
+        finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
+    ]
+    return torch.cat(pictures).cpu()
 
 
 def from_8_bit(images: Tensor) -> Tensor:
