@@ -271,7 +271,7 @@ def test_the_same_command_twice_writes_the_same_pictures_and_scores(folder):
 def test_a_sample_is_the_same_alone_and_beside_others(folder):
     assert main([*SMALL, "seed=[3,5]", "output_dir=both"]) == 0
     assert main([*SMALL, "seed=5", "output_dir=alone"]) == 0
-    for file in ("best.png", "final.png", "latents.safetensors", "trajectory.webp"):
+    for file in ("latents.safetensors", "trajectory.webp"):
         beside = folder / "both/samples/001" / file
         assert (folder / "alone/samples/000" / file).read_bytes() == beside.read_bytes()
 
