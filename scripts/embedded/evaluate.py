@@ -117,8 +117,15 @@ def keep(folder: Path, figures: dict) -> None:
     print(figures, flush=True)
 
 
+def write_card(folder: Path, figures: dict) -> None:
+    """Write the model card, README.md, from its template and the figures."""
+    lists = {k: ", ".join(v) or "none" for k, v in figures.items() if isinstance(v, list)}
+    template = Path(__file__).with_name("card.md").read_text()
+    (folder / "README.md").write_text(template.format(**figures | lists))
+
+
 def main() -> None:
-    """Measure everything; write evaluation.json and the sheet."""
+    """Measure everything; write evaluation.json, the sheet and the model card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
     parser.add_argument("--model", type=Path, default=ASSETS)
@@ -198,6 +205,7 @@ def main() -> None:
     figures["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     figures["n_steps"], figures["cfg_scale"], figures["seeds"] = N_STEPS, CFG_SCALE, args.seeds
     keep(args.model, figures)
+    write_card(args.model, figures)
     print(f"{time.time() - start:.0f} s")
 
 
