@@ -138,8 +138,8 @@ def main() -> None:
             file.write(json.dumps(result) + "\n")
         print(json.dumps({k: v for k, v in result.items() if not isinstance(v, list)}), flush=True)
         if args.sheets:
-            name = re.sub(r"[^\w.=]+", "_", line) + ".png"
-            draw_sheet(figures, pictures).save(args.out.with_name(name), optimize=True)
+            name = re.sub(r"[^\w.=]+", "_", line) + ".webp"
+            draw_sheet(figures, pictures).save(args.out.with_name(name), quality=80)
 
 
 if __name__ == "__main__":
