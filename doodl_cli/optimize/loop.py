@@ -259,8 +259,7 @@ def measure(evaluation: Mapping[str, Score], problem: Problem, images: Tensor) -
 @torch.no_grad()
 def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
     """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
-    images = problem.decode(x_0[problem.table.x_0_slots[0]])
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_8_bit(problem.decode(x_0[problem.table.x_0_slots[0]]))
 
 
 @torch.no_grad()
@@ -271,6 +270,11 @@ def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
         finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
     ]
     return torch.cat(pictures).cpu()
+
+
+def to_8_bit(images: Tensor) -> Tensor:
+    """Return pictures in [-1, 1] as uint8, cut at the ends of the range."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_8_bit(images: Tensor) -> Tensor:
