@@ -68,10 +68,13 @@ def invert_picture(
 ) -> Inversion:
     """Encode a picture and carry it back through the sampler, the same for every sample."""
     fitted = fit_picture(picture, model.picture_size)
-    n_samples = len(problem.seeds)
-    x_0 = model.encode(fitted[None]).expand(n_samples, -1, -1, -1).contiguous()
-    pair = pair_at_x_0(problem.table, find_grid(config, model), problem.net, x_0)
-    return Inversion(fitted, pair, invert(problem.table, problem.net, pair))
+    x_0 = model.encode(fitted[None]).expand(len(problem.seeds), -1, -1, -1)
+    grid, pairs = find_grid(config, model), []
+    for k, part in problem.parts():  # as it will be rendered, so that the rounding is the same
+        pair = pair_at_x_0(part.table, grid, part.net, x_0[k])
+        pairs.append((*pair, *invert(part.table, part.net, pair)))
+    u_0, v_0, u_T, v_T = (torch.cat(latents) for latents in zip(*pairs, strict=True))
+    return Inversion(fitted, (u_0, v_0), (u_T, v_T))
 
 
 @torch.no_grad()
