@@ -43,6 +43,6 @@ def regularise(pair: Tensor, weights: Mapping[str, float]) -> tuple[dict[str, Te
     with torch.enable_grad():
         pair = pair.detach().requires_grad_()
         values = {name: REGULARISERS[name](pair).mean(0) for name in weights}
-        total = sum(weight * values[name].sum() for name, weight in weights.items())
-        (gradient,) = torch.autograd.grad(total, pair)
+        terms = [weight * values[name].sum() for name, weight in weights.items()]
+        (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), pair)
     return {name: value.detach() for name, value in values.items()}, gradient
