@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from doodl_cli.errors import UserError
 
 TEXT_KEYS = ("prompt", "negative_prompt")
-PATH_KEYS = ("output_dir", "model.path", "run")
+PATH_KEYS = ("output_dir", "model.path", "init.path", "run", "image")
 
 
 class Parser(argparse.ArgumentParser):

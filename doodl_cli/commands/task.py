@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Config
+from doodl_cli.config import Config, ImageInit, LatentsInit
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import choose_memory
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
-from doodl_cli.sampling import SAMPLERS, make_grid
+from doodl_cli.optimize.regularisers import REGULARISERS
+from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
@@ -44,15 +45,30 @@ def find_device(name: str) -> torch.device:
 
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
-    path = config.model.path
-    if path and Path(path).exists():
-        path = str(Path(path).absolute())
-    return replace(config, device=str(device), model=replace(config.model, path=path))
+    model = replace(config.model, path=absolute(config.model.path))
+    init = config.init
+    if isinstance(init, ImageInit | LatentsInit):
+        init = replace(init, path=absolute(init.path))
+    return replace(config, device=str(device), model=model, init=init)
+
+
+def absolute(path: str | None) -> str | None:
+    """Return the path of what is there, from anywhere."""
+    here = path and Path(path).expanduser().exists()
+    return str(Path(path).expanduser().absolute()) if path and here else path
 
 
 def load(config: Config, device: torch.device) -> LatentModel:
     """Load the model that a configuration names. Raises UserError."""
     return load_model(config.model.name, config.model.path, device, config.dtype)
+
+
+def find_grid(config: Config, model: LatentModel) -> Grid:
+    """Return the sampler's timesteps. Raises UserError where the model's schedule has too few."""
+    try:
+        return make_grid(model.schedule, config.sampler.n_steps, config.sampler.spacing)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def make_problem(
@@ -68,8 +84,8 @@ def make_problem(
     assert config.prompt is not None
     sampler = config.sampler
     options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
+    grid = find_grid(config, model)
     try:
-        grid = make_grid(model.schedule, sampler.n_steps, sampler.spacing)
         table = SAMPLERS[sampler.name](grid, **options)
         memory = choose_memory(table, config.memory)
     except ValueError as error:
@@ -103,15 +119,24 @@ def make_settings(config: Config) -> Settings:
         tied=optimizer.tied,
         schedule=optimizer.schedule,
         warmup=optimizer.warmup,
+        regularisers={
+            name: weight for name in REGULARISERS if (weight := getattr(optimizer, name))
+        },
+        stop_on=optimizer.stop_on,
+        patience=optimizer.patience,
     )
 
 
-def read_pair(files: list[Path], name: str) -> tuple[Tensor, Tensor]:
-    """Return the pair, two tensors (b, c, h, w), that a run saved under `name`, a sample a file."""
+def read_pair(files: list[Path], name: str, key: str = "run") -> tuple[Tensor, Tensor]:
+    """Return the pair, two tensors (b, c, h, w), that a run saved under `name`, a sample a file.
+
+    `key` is what the user gave the run by.
+    """
     try:
         pairs = torch.stack([load_file(file)[name] for file in files])
     except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"run={files[0].parents[2]}: no readable {name} in its latents") from error
+        run = files[0].parents[2]
+        raise UserError(f"{key}={run}: no readable {name} in its latents") from error
     return pairs[:, 0], pairs[:, 1]
 
 

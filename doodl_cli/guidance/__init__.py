@@ -3,7 +3,7 @@
 A guidance is plain data: any differentiable score of pictures and prompts can be one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,9 +129,15 @@ BUILDERS: dict[str, Callable[..., Guidance]] = {
 }
 
 
-def build_evaluation(model: "LatentModel") -> dict[str, Score]:
-    """Return the scorers that are never optimised: the held-out pair and the pixel formula."""
-    return {
-        "clip_text_b": text_similarity(model.clip_b),
-        "colourfulness": ignore_prompts(colourfulness),
-    }
+EVALUATORS: dict[str, Callable[["LatentModel"], Score]] = {
+    "aesthetic": lambda model: aesthetic_score(model.clip_a, *model.aesthetic_head),
+    "clip_text": lambda model: text_similarity(model.clip_a),
+    "clip_text_b": lambda model: text_similarity(model.clip_b),
+    "colourfulness": lambda model: ignore_prompts(colourfulness),
+    "symmetry": lambda model: ignore_prompts(symmetry),
+}
+
+
+def build_evaluation(names: Iterable[str], model: "LatentModel") -> dict[str, Score]:
+    """Return the named scorers that measure and never enter the loss."""
+    return {name: EVALUATORS[name](model) for name in names}

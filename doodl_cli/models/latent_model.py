@@ -89,6 +89,12 @@ class LatentModel:
     weights: dict[str, str]
     calls: Calls = field(default_factory=Calls)
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures: the auto-encoder halves them between its blocks."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor * self.latent_shape[1], factor * self.latent_shape[2]
+
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Return the text encoder's states (b, tokens, d); words beyond its length are cut."""

@@ -8,7 +8,7 @@ on its batch, not even in the last digit.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from doodl_cli.gradient import average_over_slots, differentiate
 from doodl_cli.guidance import Guidance, Score
+from doodl_cli.optimize.decline import Decline
 from doodl_cli.optimize.noise import make_generators
+from doodl_cli.optimize.regularisers import regularise
 from doodl_cli.optimize.rules import Settings, Updater
 from doodl_cli.sampling import Net, Table, solve
 
@@ -58,8 +60,10 @@ class Record:
 
     `loss`: what is minimised, on crops. `guidance` and `evaluate`: raw scores of the whole 8-bit
     picture. `best`: this iterate is the sample's best so far. `active`: False once a sample's loss
-    has turned NaN; it stays as it was at its best. `images` (b, 3, h, w): uint8. `pair`: x_T.
-    `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or inverted.
+    has turned NaN or it was stopped; it stays as it was at its best. `images` (b, 3, h, w): uint8.
+    `pair`: x_T. `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or
+    inverted. `regularisers`: terms on x_T, not weighted. `stopped`: why a sample ends with this
+    iterate, None where it goes on or its loss is NaN.
     """
 
     iteration: int
@@ -74,6 +78,8 @@ class Record:
     images: Tensor
     pair: tuple[Tensor, Tensor]
     round_trip_error: list[float]
+    regularisers: dict[str, list[float]] = field(default_factory=dict)
+    stopped: list[str | None] = field(default_factory=list)
 
 
 def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -> Iterator[Record]:
@@ -84,11 +90,13 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
     active = torch.ones(n_samples, dtype=torch.bool, device=problem.device)
     lowest = torch.full((n_samples,), torch.inf, device=problem.device)
     best_x_T = updater.x_T.clone()
+    decline = Decline(settings.stop_on, settings.patience, n_samples)
 
     for iteration in range(settings.n_iters + 1):
         began = time.perf_counter()
         pair = (updater.x_T[0].clone(), updater.x_T[1].clone())
         found = assess(problem, pair, generators, differentiated=iteration < settings.n_iters)
+        found, terms = add_regularisers(found, pair, settings)
         healthy = found.loss.isfinite() & found.judged.isfinite()
         if found.gradient is not None:
             healthy &= found.grad_norm.isfinite()
@@ -97,11 +105,15 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
         lowest = torch.where(improved, found.judged, lowest)
         best_x_T[:, improved] = updater.x_T[:, improved]
         updater.x_T[:, ~active] = best_x_T[:, ~active]
+        evaluate = {name: score.tolist() for name, score in found.evaluate.items()}
+        stopped: list[str | None] = [None] * n_samples
+        if found.gradient is not None:
+            stopped = decline.judge(evaluate, iteration)
         yield Record(
             iteration=iteration,
             loss=found.loss.tolist(),
             guidance={name: score.tolist() for name, score in found.scores.items()},
-            evaluate={name: score.tolist() for name, score in found.evaluate.items()},
+            evaluate=evaluate,
             grad_norm=found.grad_norm.tolist(),
             latent_norm=pair[0].flatten(1).norm(dim=1).tolist(),
             seconds=time.perf_counter() - began,
@@ -110,7 +122,10 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
             images=found.images.cpu(),
             pair=(pair[0].cpu(), pair[1].cpu()),
             round_trip_error=found.round_trip_error.tolist(),
+            regularisers={name: term.tolist() for name, term in terms.items()},
+            stopped=stopped,
         )
+        active = active & torch.tensor([not reason for reason in stopped], device=problem.device)
         if found.gradient is None or not active.any():
             return
         updater.step(found.gradient, active)
@@ -163,7 +178,7 @@ def assess_together(
     if differentiated:
         result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
         value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
-        grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
+        grad_norm = norm_of(gradient)
         round_trip_error = result.round_trip_error
     else:
         with torch.no_grad():
@@ -175,6 +190,26 @@ def assess_together(
     return Assessment(
         value, judged, scores, evaluate, images, gradient, grad_norm, round_trip_error
     )
+
+
+def norm_of(gradient: Tensor) -> Tensor:
+    """Return the norm (b,) of the mean over the pair of a gradient (2, b, c, h, w)."""
+    return gradient.mean(0).flatten(1).norm(dim=1)
+
+
+def add_regularisers(
+    found: Assessment, pair: tuple[Tensor, Tensor], settings: Settings
+) -> tuple[Assessment, dict[str, Tensor]]:
+    """Add the regularisers to the loss and the gradient, and return their values (b,) too."""
+    if not settings.regularisers:
+        return found, {}
+    terms, slope = regularise(torch.stack(pair), settings.regularisers)
+    weighted = [settings.regularisers[name] * term for name, term in terms.items()]
+    found = replace(found, loss=found.loss + torch.stack(weighted).sum(0))
+    if found.gradient is not None:
+        gradient = found.gradient + slope
+        found = replace(found, gradient=gradient, grad_norm=norm_of(gradient))
+    return found, terms
 
 
 def join(parts: Sequence[Assessment]) -> Assessment:
@@ -224,8 +259,7 @@ def measure(evaluation: Mapping[str, Score], problem: Problem, images: Tensor) -
 @torch.no_grad()
 def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
     """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
-    images = problem.decode(x_0[problem.table.x_0_slots[0]])
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_8_bit(problem.decode(x_0[problem.table.x_0_slots[0]]))
 
 
 @torch.no_grad()
@@ -236,6 +270,11 @@ def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
         finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
     ]
     return torch.cat(pictures).cpu()
+
+
+def to_8_bit(images: Tensor) -> Tensor:
+    """Return pictures in [-1, 1] as uint8, cut at the ends of the range."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_8_bit(images: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ adam       Kingma and Ba 2015, with `momentum` as its first decay
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -26,7 +26,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all)."""
+    """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all).
+
+    `regularisers`: the weights of terms on x_T, by name. `stop_on`: the held-out score that stops
+    a sample once it has been below its highest for `patience` iterations.
+    """
 
     n_iters: int = 16
     lr: float = 1.0
@@ -38,6 +42,9 @@ class Settings:
     tied: bool = True
     schedule: str = "constant"
     warmup: int = 0
+    regularisers: Mapping[str, float] = field(default_factory=dict)
+    stop_on: str | None = None
+    patience: int = 5
 
 
 class Updater:

@@ -52,7 +52,8 @@ def measure(
     texts = [prompt for prompt in prompts for _ in seeds]
     own = torch.tensor([captions.index(text) for text in texts])
     config = replace(config, prompt=prompts[0], seed=seeds * len(prompts))
-    guidance, evaluation = build_guidance(config.guidance, model), build_evaluation(model)
+    guidance = build_guidance(config.guidance, model)
+    evaluation = build_evaluation(config.evaluate, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     net = model.net(texts, [config.negative_prompt] * len(texts), config.cfg_scale)
     problem = replace(problem, net=net, prompts=texts, device=model.device)
