@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from doodl_cli.errors import UserError
@@ -22,7 +22,10 @@ WHICH = ("initial", "best", "final")
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a key takes besides its type. `above` and `below` are excluded themselves."""
+    """The values that a key takes besides its type. `above` and `below` are excluded themselves.
+
+    `entries`: the key holds a list of these, each given as its keys or as its first key's value.
+    """
 
     help: str
     least: float | None = None
@@ -30,11 +33,12 @@ class Allowed:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    entries: type | None = None
 
 
-def key(help: str, **limits: Any) -> Any:
-    """Declare a key of a section."""
-    return field(metadata={"allowed": Allowed(help, **limits)})
+def key(help: str, default: Any = MISSING, **limits: Any) -> Any:
+    """Declare a key of a section; only an entry of a list has defaults here."""
+    return field(default=default, metadata={"allowed": Allowed(help, **limits)})
 
 
 def section() -> Any:
@@ -71,12 +75,32 @@ class Optimizer:
     perturb: float = key("scale of the noise added after an update", least=0)
     renormalize: bool = key("return x_T to its first norm after an update")
     tied: bool = key("keep both latents of the pair equal")
+    balance: bool = key("scale the guidances' gradients to one norm before they are weighted")
     schedule: str = key("how lr falls", choices=("constant", "cosine"))
     warmup: int = key("iterations over which lr rises", least=0, most=10_000)
     chi_norm: float = key("weight of ReNO's term on the norm of x_T (0.01 there)", least=0)
     kl_prior: float = key("weight of the divergence of x_T from the prior", least=0)
     stop_on: str | None = key("held-out score whose decline stops a sample; null: none")
     patience: int = key("iterations that it may stay below its highest", least=1, most=10_000)
+
+
+@dataclass(frozen=True)
+class ClipChoice:
+    """A CLIP: `ViT-B-32` with the tag or the file of its weights, or `local-dir:FOLDER`."""
+
+    name: str = key("a model of open_clip, local-dir:FOLDER or hf-hub:NAME")
+    pretrained: str | None = key("tag or file of its weights", None)
+    weight: float = key("weight in the mean", 1.0, above=0)
+
+
+@dataclass(frozen=True)
+class Head:
+    """An aesthetic head and the CLIP that it was fitted to, null for a published head's own."""
+
+    file: str = key("a published head's name, or a file of its layout")
+    clip: str | None = key("a model of open_clip, local-dir:FOLDER or hf-hub:NAME", None)
+    pretrained: str | None = key("tag or file of the CLIP's weights", None)
+    weight: float = key("weight in the mean", 1.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -88,11 +112,47 @@ class GuidanceSettings:
 @dataclass(frozen=True)
 class Aesthetic(GuidanceSettings):
     target: float | None = key("score to reach; null: as high as it goes")
+    heads: list[Head] | None = key(
+        "a list of {file, clip, pretrained, weight}, or of files; null: the model's own",
+        entries=Head,
+    )
 
 
 @dataclass(frozen=True)
-class ClipText(GuidanceSettings):
+class Clips(GuidanceSettings):
     reduce: str = key("over the crops", choices=("min", "mean"))
+    clips: list[ClipChoice] | None = key(
+        "a list of {name, pretrained, weight}, or of names; null: the model's own",
+        entries=ClipChoice,
+    )
+
+
+@dataclass(frozen=True)
+class ClipText(Clips):
+    pass
+
+
+@dataclass(frozen=True)
+class ClipImage(Clips):
+    images: str | list[str] = key("a path of a reference picture, a pattern, or a list: [a,b]")
+
+
+@dataclass(frozen=True)
+class Classifier(GuidanceSettings):
+    target: str | int = key("the class to show, by name or number")
+    source: str = key("what `name` and `path` mean", choices=("embedded", "transformers", "timm"))
+    name: str | None = key("a model of timm, or of the Hugging Face hub")
+    path: str | None = key("a folder or file of weights")
+
+
+@dataclass(frozen=True)
+class Preference(GuidanceSettings):
+    path: str | None = key("folder or file of its weights; null: fetched once")
+
+
+@dataclass(frozen=True)
+class Custom(GuidanceSettings):
+    target: str = key("package.module.function: (images, prompts) to one loss a sample")
 
 
 @dataclass(frozen=True)
@@ -127,8 +187,13 @@ SAMPLERS = {"bdia": Bdia, "edict": Edict, "obelm": Sampler, "ddim": Sampler}
 OPTIMIZERS = {"doodl": Optimizer, "adam": Optimizer, "nesterov": Optimizer}
 GUIDANCES = {
     "aesthetic": Aesthetic,
+    "classifier": Classifier,
+    "clip_image": ClipImage,
     "clip_text": ClipText,
     "colourfulness": GuidanceSettings,
+    "custom": Custom,
+    "hps": Preference,
+    "pickscore": Preference,
     "symmetry": GuidanceSettings,
 }
 EVALUATIONS = {
@@ -247,6 +312,8 @@ def read_guidance(name: str, section: Any) -> GuidanceSettings:
     settings: GuidanceSettings = read_section(GUIDANCES[name], section, f"guidance.{name}")
     if settings.weight == 0:
         raise UserError(f"guidance.{name}.weight=0: must be a number other than 0")
+    if isinstance(settings, Classifier):
+        check_classifier(settings)
     return settings
 
 
@@ -254,6 +321,22 @@ def read_evaluation(name: str, section: Any) -> Evaluation:
     if name not in EVALUATIONS:
         raise UserError(f"evaluate.{name}: unknown; must be one of {', '.join(EVALUATIONS)}")
     return read_section(EVALUATIONS[name], section, f"evaluate.{name}")
+
+
+def check_classifier(settings: Classifier) -> None:
+    """Check that what says where a classifier is goes together."""
+    given = [name for name in ("name", "path") if getattr(settings, name) is not None]
+    allowed: dict[str, tuple[list[list[str]], str]] = {
+        "embedded": ([[]], "neither name nor path, or source=transformers or timm"),
+        "transformers": ([["name"], ["path"]], "either its name on the hub or a path"),
+        "timm": ([["name"], ["path"], ["name", "path"]], "a name, a path or both"),
+    }
+    sets, words = allowed[settings.source]
+    if given not in sets:
+        what = " and ".join(given) or "no name or path"
+        raise UserError(
+            f"guidance.classifier.source={settings.source}: given with {what}; must have {words}"
+        )
 
 
 def read_choice(classes: Mapping[str, type[T]], section: Any, name: str) -> T:
@@ -274,14 +357,36 @@ def read_keys(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, An
     for name, value in values.items():
         if name not in declared:
             raise unknown_key(f"{prefix}{name}", value)
+    checked = dict(values)
     for name, (kind, allowed) in declared.items():
-        if name not in values:
+        if name not in values or (values[name] is None and not fits(None, kind, allowed)):
             raise UserError(f"{prefix}{name}: missing; must be {describe(kind, allowed)}")
-        if not fits(values[name], kind, allowed):
+        if allowed.entries and values[name] is not None:
+            checked[name] = read_entries(allowed.entries, values[name], f"{prefix}{name}")
+        elif not fits(values[name], kind, allowed):
             raise UserError(
                 f"{prefix}{name}={show(values[name])}: must be {describe(kind, allowed)}"
             )
-    return dict(values)
+    return checked
+
+
+def read_entries(cls: type[T], value: Any, name: str) -> list[T]:
+    """Read a list of entries, or one; an entry is a section or the value of its first key."""
+    values = value if isinstance(value, list) else [value]
+    declared = declared_keys(cls)
+    defaults = {f.name: f.default for f in fields(cls) if f.default is not MISSING}  # type: ignore[arg-type]
+    first = next(iter(declared))
+    if not values:
+        raise UserError(f"{name}=[]: must have an entry")
+    entries = []
+    for i, entry in enumerate(values):
+        entry = entry if isinstance(entry, Mapping) else {first: entry}
+        for key in entry:
+            if key not in declared:
+                keys = ", ".join(declared)
+                raise UserError(f"{name}[{i}].{show(key)}: unknown key; must be one of {keys}")
+        entries.append(read_section(cls, {**defaults, **entry}, f"{name}[{i}]"))
+    return entries
 
 
 def declared_keys(cls: type) -> dict[str, tuple[Any, Allowed]]:
@@ -327,11 +432,14 @@ def unknown_key(name: str, value: Any = None, verb: str = "run") -> UserError:
 
 
 def fits(value: Any, kind: Any, allowed: Allowed) -> bool:
-    """Whether a value has the type `kind` (`X` or `X | None`) and lies in the allowed range."""
+    """Whether a value has the type `kind` (`X | Y`, `list[X]`) and lies in the allowed range."""
     if isinstance(kind, types.UnionType):
-        kind, _ = typing.get_args(kind)
-        if value is None:
-            return True
+        return any(fits(value, one, allowed) for one in typing.get_args(kind))
+    if kind is types.NoneType:
+        return value is None
+    if typing.get_origin(kind) is list:
+        (kind,) = typing.get_args(kind)
+        return isinstance(value, list) and value != [] and all(isinstance(v, kind) for v in value)
     if kind is int:
         if not is_whole(value):
             return False
@@ -352,11 +460,14 @@ def fits(value: Any, kind: Any, allowed: Allowed) -> bool:
 def describe(kind: Any, allowed: Allowed) -> str:
     """Say in words what a key takes."""
     null = ""
-    if isinstance(kind, types.UnionType):
-        kind, _ = typing.get_args(kind)
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if types.NoneType in kinds:
         null = " or null"
+    (kind, *others) = [one for one in kinds if one is not types.NoneType]
     if allowed.choices:
         return f"one of {', '.join(allowed.choices)}{null}"
+    if others or allowed.entries or (kind is str and not null):
+        return allowed.help
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     limits = [
         f"{word} {limit:g}"

@@ -161,6 +161,10 @@ class RunDirectory:
             "loss": record.loss[i],
             "guidance": iterate.guidance,
             "evaluate": iterate.evaluate,
+            "terms": {
+                name: {"loss": losses[i], "share": record.shares[name][i]}
+                for name, losses in record.terms.items()
+            },
             "grad_norm": record.grad_norm[i],
             "latent_norm": record.latent_norm[i],
             "seconds": record.seconds,

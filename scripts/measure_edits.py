@@ -36,7 +36,7 @@ from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import optimize
-from doodl_cli.optimize.loop import from_8_bit
+from doodl_cli.optimize.assess import from_8_bit
 from doodl_cli.pictures import psnr
 from doodl_cli.run_directory import to_image
 
@@ -62,7 +62,7 @@ def read_drawings(folder: Path, n: int) -> list[Image.Image]:
 def edit(drawing: Image.Image, config: Config, model: LatentModel) -> dict:
     """Invert, render and edit one drawing; return its figures, and its pictures (3, h, w)."""
     guidance = build_guidance(config.guidance, model)
-    evaluation = build_evaluation(["colourfulness"], model)
+    evaluation = build_evaluation(["colourfulness"], {}, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     inversion = invert_picture(drawing, config, model, problem)
     found = reconstruct(inversion, problem)

@@ -17,6 +17,8 @@ from doodl_cli.commands.arguments import quote
 
 ROOT = Path(__file__).parents[1]
 GOOD = ["run", "guidance=aesthetic", "prompt=x"]
+PICTURES = ["run", "guidance=clip_image", "prompt=x"]
+CLASS = ["run", "guidance=classifier", "prompt=x"]
 SMALL = [*GOOD, "sampler.n_steps=2", "optimizer.n_iters=2", "device=cpu"]
 
 needs_weights = pytest.mark.skipif(
@@ -49,8 +51,8 @@ BAD_INPUT = [
     (["run", "--multi"], "--multi"),
     (["run", "a", "red", "apple"], "a: must be key=value"),
     (["run", "guidance=aesthetic"], "prompt: missing"),
-    (["run", "prompt=x"], "guidance: missing; must be one of aesthetic, clip_text"),
-    (["run", "prompt=x", "guidance=null"], "guidance=null: must be one of aesthetic, clip_text"),
+    (["run", "prompt=x"], "guidance: missing; must be one of aesthetic, classifier, clip_image"),
+    (["run", "prompt=x", "guidance=null"], "guidance=null: must be one of aesthetic, classifier"),
     (["run", "prompt=x", "guidance=astetic"], "did you mean aesthetic?"),
     (["run", "prompt=x", "guidance=[aesthetic,clip]"], "guidance=clip: must be one of"),
     (["run", "prompt=x", "guidance=aesthetic,clip_text"], "guidance=aesthetic,clip_text: several"),
@@ -89,6 +91,32 @@ BAD_INPUT = [
     ([*GOOD, "guidance.aesthetic.wieght=1"], "did you mean guidance.aesthetic.weight?"),
     ([*GOOD, "guidance.aesthetic.reduce=min"], "guidance.aesthetic.reduce=min: unknown key"),
     ([*GOOD, "guidance.clip_text.weight=2"], "needs guidance=clip_text"),
+    ([*GOOD, "optimizer.balance=1"], "optimizer.balance=1: must be true or false"),
+    ([*GOOD, "guidance.aesthetic.heads=[]"], "guidance.aesthetic.heads=[]: must have an entry"),
+    (
+        [*GOOD, "guidance.aesthetic.heads=3"],
+        "heads[0].file=3: must be a published head",
+    ),
+    (
+        [*GOOD, "guidance.aesthetic.heads=[{file:a,weihgt:2}]"],
+        "heads[0].weihgt: unknown key; must be one of file, clip, pretrained, weight",
+    ),
+    (
+        ["run", "prompt=x", "guidance=clip_text", "guidance.clip_text.clips=[{name:a,weight:0}]"],
+        "guidance.clip_text.clips[0].weight=0: must be a number above 0",
+    ),
+    (PICTURES, "guidance.clip_image.images: missing; must be a path of a reference picture"),
+    ([*PICTURES, "guidance.clip_image.images=[]"], "guidance.clip_image.images=[]: must be a path"),
+    ([*PICTURES, "guidance.clip_image.images=n (1).png"], "images=n (1).png: no such file; must"),
+    ([*PICTURES, "guidance.clip_image.images=*.png"], "guidance.clip_image.images=*.png: no such"),
+    ([*PICTURES, "guidance.clip_image.images=['*.png']"], "images=*.png: no such file"),
+    (CLASS, "guidance.classifier.target: missing; must be the class to show, by name or number"),
+    ([*CLASS, "guidance.classifier.target=x", "guidance.classifier.name=y"], "source=embedded: "),
+    (
+        [*CLASS, "guidance.classifier.target=x", "guidance.classifier.source=timm"],
+        "guidance.classifier.source=timm: given with no name or path; must have a name",
+    ),
+    (["run", "prompt=x", "guidance=custom"], "guidance.custom.target: missing; must be package"),
     ([*GOOD, "cfg_scale=nan"], "cfg_scale=nan: must be a number from 0"),
     ([*GOOD, "seed=-1"], "seed=-1: must be a whole number from 0"),
     ([*GOOD, "seed=1.5"], "seed=1.5"),
@@ -173,7 +201,7 @@ def test_help_names_the_verbs_the_choices_and_the_keys(capsys):
     assert "sample" in capsys.readouterr().out
     assert main(["run", "--help", "sampler=edict"]) == 0
     out = capsys.readouterr().out
-    for words in ("aesthetic, clip_text", "sampler.p=0.93", "guidance.clip_text.reduce", "-m"):
+    for words in ("aesthetic, classifier", "sampler.p=0.93", "guidance.clip_text.reduce", "-m"):
         assert words in out
 
 
@@ -288,6 +316,59 @@ def test_sample_takes_nothing_from_the_command_line_that_the_run_brings(folder, 
     assert main([*SMALL, "output_dir=a"]) == 0
     assert main(["sample", "run=a", "cfg_scale=2"]) == 2
     assert "cfg_scale: run=a brings its own" in capsys.readouterr().err
+
+
+BAD_GUIDANCE = [
+    ([*CLASS, "guidance.classifier.target=pengwin"], "did you mean penguin?"),
+    ([*CLASS, "guidance.classifier.target=100"], "=100: no such class; must be one of 100 names"),
+    ([*PICTURES, f"guidance.clip_image.images={__file__}"], "cannot be read"),
+    (["run", "prompt=x", "guidance=custom", "guidance.custom.target=os.getcwd"], "must be"),
+    ([*GOOD, "guidance.aesthetic.heads=nowhere"], "guidance.aesthetic.heads=nowhere: no such file"),
+    ([*GOOD, f"guidance.aesthetic.heads=[{{file:'{__file__}',clip:x}}]"], "cannot be read"),
+]
+
+
+@needs_weights
+@pytest.mark.parametrize(("words", "line"), BAD_GUIDANCE, ids=[w[-1] for w, _ in BAD_GUIDANCE])
+def test_what_a_guidance_cannot_use_exits_2_with_one_line_and_writes_nothing(
+    words, line, folder, capfd
+):
+    assert main([*words, "device=cpu"]) == 2
+    out, err = capfd.readouterr()
+    assert line in err
+    assert err.startswith("doodl: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(folder.iterdir()) == []
+
+
+@needs_weights
+def test_guidances_combine_and_say_what_they_use_and_how_much_each_pulls(folder):
+    picture = ROOT / "doodl_cli/assets/emoji/samples.png"
+    (folder / "own").mkdir()
+    (folder / "own/loss.py").write_text(
+        "def dark(images, prompts):\n    return images.mean((1, 2, 3))"
+    )
+    words = [*SMALL[2:], "guidance=[classifier,clip_image,custom]", "optimizer.balance=true"]
+    words += [
+        "guidance.classifier.target=rolled-up newspaper",
+        "guidance.custom.target=own.loss.dark",
+    ]
+    words += [f"guidance.clip_image.images={picture}", "output_dir=run"]
+    assert main(["run", *words]) == 0
+    metadata = read_metadata("run")
+    guidance = metadata["guidance"]
+    assert guidance["classifier"]["label"] == "rolled-up newspaper"
+    assert list(guidance["clip_image"]["images"]) == [str(picture)]
+    assert guidance["custom"] == {"target": "own.loss.dark"}
+    assert {"classifier_b", "clip_image_b"} <= set(metadata["samples"][0]["evaluate"]["best"])
+    lines = [json.loads(line) for line in (folder / "run/history.jsonl").open()]
+    for line in lines[:-1]:
+        shares = [line["terms"][name]["share"] for name in guidance]
+        assert shares == pytest.approx([1 / 3] * 3, rel=1e-5)
+    assert [term["share"] for term in lines[-1]["terms"].values()] == [None] * 3
+    (folder / "own/loss.py").unlink()  # what guided a run is not needed to render it again
+    assert main(["sample", "run=run", "output_dir=again"]) == 0
 
 
 @needs_weights

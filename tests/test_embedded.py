@@ -18,7 +18,7 @@ from doodl_cli.guidance import build_guidance
 from doodl_cli.models.latent_model import load_model
 from doodl_cli.models.locate import PIPELINE_FILES, SCORER_FILES
 from doodl_cli.optimize import Problem, initial_noise
-from doodl_cli.optimize.loop import assess
+from doodl_cli.optimize.assess import assess
 from doodl_cli.optimize.noise import make_generators
 from doodl_cli.sampling import SAMPLERS, make_grid
 
@@ -34,7 +34,7 @@ def model():
 
 
 def make_problem(model, name, n_steps, memory, prompts, seeds):
-    guidance = build_guidance({"aesthetic": Aesthetic(1.0, 0, None)}, model)
+    guidance = build_guidance({"aesthetic": Aesthetic(1.0, 0, None, None)}, model)
     table = SAMPLERS[name](make_grid(model.schedule, n_steps))
     net = model.net(prompts, [""] * len(prompts), 4.0)
     problem = Problem(table, net, model.decode, guidance, {}, prompts, seeds, memory)

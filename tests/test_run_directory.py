@@ -49,6 +49,8 @@ def make_record(iteration, best=(True, True), loss=(-1.0, -2.0), active=(True, T
         images=images,
         pair=(u, u + 1),
         round_trip_error=[math.nan, 1e-12 * iteration],
+        terms={"aesthetic": [-1.0, -2.0]},
+        shares={"aesthetic": [1.0, math.nan]},
     )
 
 
@@ -95,6 +97,7 @@ def test_a_line_of_the_history_holds_one_iteration_of_one_sample(run):
         "loss": -2.0,
         "guidance": {"aesthetic": 3.0},
         "evaluate": {"clip_text_b": 0.2},
+        "terms": {"aesthetic": {"loss": -2.0, "share": None}},
         "grad_norm": None,
         "latent_norm": 32.0,
         "seconds": 0.25,

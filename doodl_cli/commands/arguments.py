@@ -8,8 +8,19 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from doodl_cli.errors import UserError
 
-TEXT_KEYS = ("prompt", "negative_prompt")
-PATH_KEYS = ("output_dir", "model.path", "init.path", "run", "image")
+IMAGES = "guidance.clip_image.images"
+TEXT_KEYS = ("prompt", "negative_prompt", "guidance.classifier.target")
+PATH_KEYS = (
+    "output_dir",
+    "model.path",
+    "init.path",
+    "run",
+    "image",
+    IMAGES,
+    "guidance.classifier.path",
+    "guidance.hps.path",
+    "guidance.pickscore.path",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +51,8 @@ def parse_arguments(verb: str, words: list[str]) -> tuple[argparse.Namespace, li
 def quote(word: str) -> str:
     """Quote the value of a free-text key, so that Hydra's grammar takes every character as it is.
 
-    Text that starts with a quote is left to that grammar: `prompt="a","b"` sweeps with -m.
+    Text that starts with a quote is left to that grammar: `prompt="a","b"` sweeps with -m. So is a
+    list of pictures: [a.png,b.png].
 
     Raises UserError for a word that is not key=value.
     """
@@ -51,6 +63,8 @@ def quote(word: str) -> str:
         raise UserError(f"{word}: must be key=value (free text needs quotes around the whole word)")
     name = key.lstrip("+")
     if name not in TEXT_KEYS + PATH_KEYS or value.startswith(("'", '"')):
+        return word
+    if name == IMAGES and value.startswith("["):
         return word
     if name in TEXT_KEYS:
         value = escape_interpolation(value)

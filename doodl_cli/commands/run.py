@@ -41,10 +41,10 @@ def run(cfg: DictConfig) -> None:
     from doodl_cli.run_directory import RunDirectory
 
     device = task.find_device(config.device)
-    config = task.settle(config, device)
+    config = task.settle_guidance(task.settle(config, device))
     model = task.load(config, device)
     guidance = build_guidance(config.guidance, model)
-    evaluation = build_evaluation(config.evaluate, model)
+    evaluation = build_evaluation(config.evaluate, config.guidance, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     facts, hydra = task.collect_facts(config, model, problem), task.hydra_files(cfg)
     x_T, facts["init"] = find_start(config, model, problem)

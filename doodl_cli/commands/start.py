@@ -16,7 +16,7 @@ from doodl_cli.gradient import largest_difference
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.models.locate import hash_file
 from doodl_cli.optimize import Problem, initial_noise
-from doodl_cli.optimize.loop import finish, to_8_bit
+from doodl_cli.optimize.assess import finish, to_8_bit
 from doodl_cli.pictures import fit_picture, read_picture
 from doodl_cli.sampling import invert, pair_at_x_0, solve
 from doodl_cli.sampling.solve import Pair

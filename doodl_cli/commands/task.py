@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Config, ImageInit, LatentsInit
+from doodl_cli.config import Config
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import choose_memory
+from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
+LOCAL = "local-dir:"
+PATHS = ("path", "file", "pretrained")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
@@ -45,17 +48,34 @@ def find_device(name: str) -> torch.device:
 
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
-    model = replace(config.model, path=absolute(config.model.path))
-    init = config.init
-    if isinstance(init, ImageInit | LatentsInit):
-        init = replace(init, path=absolute(init.path))
+    model, init = settle_paths(config.model), settle_paths(config.init)
     return replace(config, device=str(device), model=model, init=init)
 
 
-def absolute(path: str | None) -> str | None:
-    """Return the path of what is there, from anywhere."""
-    here = path and Path(path).expanduser().exists()
-    return str(Path(path).expanduser().absolute()) if path and here else path
+def settle_guidance(config: Config) -> Config:
+    """Return the configuration with what its guidances read found on the disk.
+
+    Raises UserError for reference pictures that are not there.
+    """
+    guidance = {name: settle_paths(settings) for name, settings in config.guidance.items()}
+    return replace(config, guidance=guidance)
+
+
+def settle_paths(section: Any) -> Any:
+    """Return a section whose paths are absolute, as far as they name something."""
+    values: dict[str, Any] = {}
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if field.name == "images":
+            values[field.name] = [str(path) for path in find_references(value)]
+        elif isinstance(value, list):
+            values[field.name] = [settle_paths(entry) for entry in value]
+        elif isinstance(value, str) and value.startswith(LOCAL):
+            path = Path(value.removeprefix(LOCAL)).expanduser()
+            values[field.name] = f"{LOCAL}{path.absolute()}"
+        elif field.name in PATHS and value and (path := Path(value).expanduser()).exists():
+            values[field.name] = str(path.absolute())
+    return replace(section, **values)
 
 
 def load(config: Config, device: torch.device) -> LatentModel:
@@ -117,6 +137,7 @@ def make_settings(config: Config) -> Settings:
         perturb=optimizer.perturb,
         renormalize=optimizer.renormalize,
         tied=optimizer.tied,
+        balance=optimizer.balance,
         schedule=optimizer.schedule,
         warmup=optimizer.warmup,
         regularisers={
@@ -158,6 +179,7 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
             "growth": problem.table.growth,
         },
         "memory": problem.memory,
+        "guidance": {name: dict(term.facts) for name, term in problem.guidance.items()},
     }
 
 

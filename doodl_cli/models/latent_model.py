@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from doodl_cli.errors import UserError
+from doodl_cli.models.classifier import Classifier, load_classifier
 from doodl_cli.models.clip import Clip, load_clip
 from doodl_cli.models.locate import (
     PIPELINE_FILES,
@@ -127,15 +128,35 @@ class LatentModel:
         z = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
         return z.double() * self.vae.config.scaling_factor
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its pictures."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
     @cached_property
     def clip_a(self) -> Clip:
         """The pair that guides."""
-        return load_clip(self.folder / "clip_a", self.device)
+        name = f"local-dir:{self.folder / 'clip_a'}"
+        return load_clip(name, None, self.device, f"model.path={self.folder}")
 
     @cached_property
     def clip_b(self) -> Clip:
         """The held-out pair: it measures and never guides."""
-        return load_clip(self.folder / "clip_b", self.device)
+        name = f"local-dir:{self.folder / 'clip_b'}"
+        return load_clip(name, None, self.device, f"model.path={self.folder}")
+
+    @cached_property
+    def classifier_a(self) -> Classifier:
+        """The classifier that guides."""
+        folder = str(self.folder / "classifier_a")
+        return load_classifier("transformers", None, folder, self.device, "model")
+
+    @cached_property
+    def classifier_b(self) -> Classifier:
+        """The held-out classifier."""
+        folder = str(self.folder / "classifier_b")
+        return load_classifier("transformers", None, folder, self.device, "model")
 
     @cached_property
     def aesthetic_head(self) -> tuple[Tensor, Tensor]:
@@ -154,7 +175,9 @@ def load_model(name: str, path: str | None, device: torch.device, dtype: str) ->
     check_files(folder, (*PIPELINE_FILES, *SCORER_FILES))
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # what is said on stderr is a run's progress, or one line of error
     torch_dtype = getattr(torch, dtype)
     options = {"torch_dtype": torch_dtype, "low_cpu_mem_usage": False, "local_files_only": True}
     try:

@@ -28,8 +28,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Settings:
     """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all).
 
-    `regularisers`: the weights of terms on x_T, by name. `stop_on`: the held-out score that stops
-    a sample once it has been below its highest for `patience` iterations.
+    `balance`: the guidances' gradients get one norm before they are weighted. `regularisers`: the
+    weights of terms on x_T, by name. `stop_on`: the held-out score that stops a sample once it has
+    been below its highest for `patience` iterations.
     """
 
     n_iters: int = 16
@@ -40,6 +41,7 @@ class Settings:
     perturb: float = 1e-4
     renormalize: bool = True
     tied: bool = True
+    balance: bool = False
     schedule: str = "constant"
     warmup: int = 0
     regularisers: Mapping[str, float] = field(default_factory=dict)

@@ -53,7 +53,7 @@ def measure(
     own = torch.tensor([captions.index(text) for text in texts])
     config = replace(config, prompt=prompts[0], seed=seeds * len(prompts))
     guidance = build_guidance(config.guidance, model)
-    evaluation = build_evaluation(config.evaluate, model)
+    evaluation = build_evaluation(config.evaluate, config.guidance, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     net = model.net(texts, [config.negative_prompt] * len(texts), config.cfg_scale)
     problem = replace(problem, net=net, prompts=texts, device=model.device)
