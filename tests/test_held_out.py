@@ -10,7 +10,7 @@ from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.help import choices
 from doodl_cli.config import EVALUATIONS, read_config
-from doodl_cli.guidance import EVALUATORS
+from doodl_cli.guidance.build import EVALUATORS
 
 SMALL = [
     "run", "guidance=aesthetic", "prompt=a sun", "device=cpu", "sampler.n_steps=2",
