@@ -20,6 +20,7 @@ VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
     "sample": "render a prompt, or a run's saved noise, without optimising",
     "models": "list the configured models and whether their weights are here",
+    "invert": "find the noise that renders a picture of yours",
 }
 
 HELP = """\
@@ -29,6 +30,7 @@ doodl VERB key=value ...
 
     doodl run guidance=aesthetic prompt="a red apple"
     doodl sample run=outputs/DATE/TIME which=best
+    doodl run init=image init.path=photo.png guidance=aesthetic
     doodl VERB --help     the keys of a verb, their defaults and what is allowed
     doodl --version
 """

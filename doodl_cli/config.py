@@ -17,6 +17,8 @@ from doodl_cli.errors import UserError
 
 T = TypeVar("T")
 
+WHICH = ("initial", "best", "final")
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -76,6 +78,10 @@ class Optimizer:
     balance: bool = key("scale the guidances' gradients to one norm before they are weighted")
     schedule: str = key("how lr falls", choices=("constant", "cosine"))
     warmup: int = key("iterations over which lr rises", least=0, most=10_000)
+    chi_norm: float = key("weight of ReNO's term on the norm of x_T (0.01 there)", least=0)
+    kl_prior: float = key("weight of the divergence of x_T from the prior", least=0)
+    stop_on: str | None = key("held-out score whose decline stops a sample; null: none")
+    patience: int = key("iterations that it may stay below its highest", least=1, most=10_000)
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,27 @@ class Custom(GuidanceSettings):
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A held-out score, which takes no settings."""
+
+
+@dataclass(frozen=True)
+class Init:
+    name: str = key("what x_T starts from")
+
+
+@dataclass(frozen=True)
+class ImageInit(Init):
+    path: str | None = key("a PNG, JPEG or WebP picture")
+
+
+@dataclass(frozen=True)
+class LatentsInit(Init):
+    path: str | None = key("a run directory, whose saved noise it is")
+    which: str = key("noise of that run", choices=WHICH)
+
+
+@dataclass(frozen=True)
 class Model:
     name: str = key("the model")
     path: str | None = key("folder of its weights; null: where they belong")
@@ -169,10 +196,20 @@ GUIDANCES = {
     "pickscore": Preference,
     "symmetry": GuidanceSettings,
 }
+EVALUATIONS = {
+    "aesthetic": Evaluation,
+    "clip_text": Evaluation,
+    "clip_text_b": Evaluation,
+    "colourfulness": Evaluation,
+    "symmetry": Evaluation,
+}
+INITS = {"noise": Init, "image": ImageInit, "latents": LatentsInit}
 MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-GROUPS = ("model", "sampler", "optimizer", "memory", "guidance", "experiment")
-WHICH = ("initial", "best", "final")
+GROUPS = (
+    "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
+)  # fmt: skip
+OF_VERB = {"sample": ("run", "which"), "invert": ("image",)}
 
 
 @dataclass(frozen=True)
@@ -191,6 +228,8 @@ class Config:
     sampler: Sampler = section()
     optimizer: Optimizer = section()
     guidance: dict[str, GuidanceSettings] = section()
+    evaluate: dict[str, Evaluation] = section()
+    init: Init = section()
 
     @property
     def seeds(self) -> list[int]:
@@ -215,11 +254,18 @@ def read_config(values: Mapping[str, Any]) -> Config:
         name: read_guidance(name, section)
         for name, section in mapping(values.pop("guidance", None) or {}, "guidance").items()
     }
+    evaluate = {
+        name: read_evaluation(name, section)
+        for name, section in mapping(values.pop("evaluate", None) or {}, "evaluate").items()
+    }
+    init = read_choice(INITS, values.pop("init", None), "init")
     config = Config(
         model=model,
         sampler=sampler,
         optimizer=optimizer,
         guidance=guidance,
+        evaluate=evaluate,
+        init=init,
         **read_keys(Config, values, ""),
     )
     check(config)
@@ -240,6 +286,19 @@ def check(config: Config) -> None:
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
             "or full, or sampler=bdia, edict or obelm"
         )
+    if isinstance(config.init, ImageInit | LatentsInit) and not config.init.path:
+        raise UserError(
+            f"init.path: missing; must be {declared_keys(type(config.init))['path'][1].help}"
+        )
+    if config.init.name == "image" and config.sampler.name == "ddim":
+        raise UserError(
+            "init=image: sampler=ddim cannot be inverted; must be sampler=bdia, edict or obelm"
+        )
+    if config.optimizer.stop_on not in (None, *config.evaluate):
+        names = ", ".join(config.evaluate) or "one that evaluate=[...] names"
+        raise UserError(
+            f"optimizer.stop_on={show(config.optimizer.stop_on)}: must be {names}, or null"
+        )
     if config.output_dir == "":
         raise UserError("output_dir=: must name a folder")
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
@@ -256,6 +315,12 @@ def read_guidance(name: str, section: Any) -> GuidanceSettings:
     if isinstance(settings, Classifier):
         check_classifier(settings)
     return settings
+
+
+def read_evaluation(name: str, section: Any) -> Evaluation:
+    if name not in EVALUATIONS:
+        raise UserError(f"evaluate.{name}: unknown; must be one of {', '.join(EVALUATIONS)}")
+    return read_section(EVALUATIONS[name], section, f"evaluate.{name}")
 
 
 def check_classifier(settings: Classifier) -> None:
@@ -335,6 +400,7 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]
+    sections += [("init.", cls, f"init={name}") for name, cls in INITS.items()]
     for prefix, cls, choice in sections:
         for name, (kind, allowed) in declared_keys(cls).items():
             yield f"{prefix}{name}", kind, allowed, choice
@@ -343,7 +409,7 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
 def known_keys(verb: str = "run") -> list[str]:
     """Return the keys and groups of a verb."""
     keys = [name for name, *_ in all_keys()] + list(GROUPS)
-    return list(dict.fromkeys([*keys, "run", "which"] if verb == "sample" else keys))
+    return list(dict.fromkeys([*keys, *OF_VERB.get(verb, ())]))
 
 
 def unknown_key(name: str, value: Any = None, verb: str = "run") -> UserError:

@@ -48,7 +48,11 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], best: Sequence[in
 
     first = histories[0][0]
     optimised = [("loss", None, "loss"), *(("guidance", name, name) for name in first["guidance"])]
-    held_out = [("evaluate", name, f"{name} (held out)") for name in first["evaluate"]]
+    held_out = [
+        ("evaluate", name, f"{name} (held out)")
+        for name in first["evaluate"]
+        if name not in first["guidance"]
+    ]
     panels = [optimised, held_out] if held_out else [optimised]
     n_columns = max(map(len, panels))
     figure = Figure(figsize=(3.6 * n_columns, 2.8 * len(panels)), dpi=120, layout="constrained")

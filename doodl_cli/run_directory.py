@@ -147,6 +147,8 @@ class RunDirectory:
         )
         if not record.active[i]:
             sample.stopped = f"the loss is NaN at iteration {record.iteration}"
+        elif record.stopped:
+            sample.stopped = record.stopped[i]
         if record.active[i] or sample.initial is None:
             sample.final = iterate
             sample.frames.append(iterate.image)
@@ -167,6 +169,8 @@ class RunDirectory:
             "latent_norm": record.latent_norm[i],
             "seconds": record.seconds,
         }
+        if record.regularisers:
+            line["regularisers"] = {name: x[i] for name, x in record.regularisers.items()}
         sample.history.append(line)
         return line
 
@@ -175,24 +179,38 @@ class RunDirectory:
         for sample, image in zip(self.samples, images, strict=True):
             sample.initial = Iterate(0, image)
 
+    def add_inversions(self, images: Tensor, pair: tuple[Tensor, Tensor]) -> None:
+        """Take in rendered pictures (b, 3, h, w) with the pair at x_T that an inversion found.
+
+        It is like a run without an iteration: initial, best and final are one.
+        """
+        for sample, image, u, v in zip(self.samples, images, *pair, strict=True):
+            iterate = Iterate(0, image, torch.stack([u, v]).cpu())
+            sample.initial = sample.best = sample.final = iterate
+
     def write_results(self) -> None:
         """Write every file that sums up the run so far."""
         self.write_pictures()
+        self.write_latents()
         if not any(sample.history for sample in self.samples):
             return
         for i, sample in enumerate(self.samples):
-            pairs = {
-                f"x_T_{name}": iterate.pair.clone()  # safetensors refuses one tensor twice
-                for name, iterate in sample.iterates.items()
-                if iterate.pair is not None
-            }
-            self.write(f"samples/{i:03}/latents.safetensors", save(pairs))
             self.write(f"samples/{i:03}/trajectory.webp", to_webp(sample.frames))
         rows = [[caption(sample, name) for name in ("initial", "best")] for sample in self.samples]
         self.write("grid.png", to_png(draw_grid(rows)))
         histories = [sample.history for sample in self.samples]
         best = [sample.iterates["best"].iteration for sample in self.samples]
         self.write("loss.png", draw_curves(histories, best))
+
+    def write_latents(self) -> None:
+        for i, sample in enumerate(self.samples):
+            pairs = {
+                f"x_T_{name}": iterate.pair.clone()  # safetensors refuses one tensor twice
+                for name, iterate in sample.iterates.items()
+                if iterate.pair is not None
+            }
+            if pairs:
+                self.write(f"samples/{i:03}/latents.safetensors", save(pairs))
 
     def write_pictures(self) -> None:
         settings = self.config.to_dict()

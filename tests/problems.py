@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from doodl_cli.guidance import Guidance
+from doodl_cli.optimize import Problem
+from doodl_cli.sampling import SAMPLERS, make_grid
 from doodl_cli.sampling.schedule import Schedule, cumulate, scaled_linear
 
 ALPHA_BAR = cumulate(scaled_linear(0.00085, 0.012))
@@ -56,3 +59,26 @@ def make_noise(b: int = 3, seed: int = 1) -> Tensor:
 def square_loss(x_0: Tensor):
     """Return a loss whose gradient is everywhere different (b,)."""
     return (x_0.square() + x_0.sin()).flatten(1).sum(1), None
+
+
+def brightness(images: Tensor, prompts) -> Tensor:
+    """Return the mean of each picture (b,)."""
+    return images.flatten(1).mean(1)
+
+
+def decode(x_0: Tensor) -> Tensor:
+    """Return grey pictures of latents (b, 1, h, w)."""
+    return x_0.float().expand(-1, 3, -1, -1) / 4
+
+
+def make_problem(seeds, score=brightness, evaluation=None) -> Problem:
+    """Return small pictures to be made brighter; latents are (1, 4, 4)."""
+    return Problem(
+        table=SAMPLERS["bdia"](make_grid(make_schedule(), 6)),
+        net=make_smooth_net(),
+        decode=decode,
+        guidance={"brightness": Guidance(score)},
+        evaluation=evaluation or {},
+        prompts=[""] * len(seeds),
+        seeds=seeds,
+    )

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 FOREIGN = ("diffusers", "transformers", "open_clip", "hydra", "omegaconf", "matplotlib", "rich")
-LIGHT = ("doodl_cli.cli", "doodl_cli.config")
+LIGHT = ("doodl_cli.cli", "doodl_cli.config", "doodl_cli.pictures")
 
 
 def imported_by(module: str) -> set[str]:

@@ -296,6 +296,15 @@ def test_the_same_command_twice_writes_the_same_pictures_and_scores(folder):
 
 
 @needs_weights
+def test_a_sample_is_the_same_alone_and_beside_others(folder):
+    assert main([*SMALL, "seed=[3,5]", "output_dir=both"]) == 0
+    assert main([*SMALL, "seed=5", "output_dir=alone"]) == 0
+    for file in ("latents.safetensors", "trajectory.webp"):
+        beside = folder / "both/samples/001" / file
+        assert (folder / "alone/samples/000" / file).read_bytes() == beside.read_bytes()
+
+
+@needs_weights
 def test_a_run_directory_is_not_written_to_twice(folder, capsys):
     assert main(["sample", "prompt=x", "sampler.n_steps=1", "output_dir=a"]) == 0
     assert main([*SMALL, "output_dir=a"]) == 2

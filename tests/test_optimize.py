@@ -3,34 +3,14 @@
 import pytest
 import torch
 
-from doodl_cli.guidance import Guidance, spherical_distance
+from doodl_cli.guidance import spherical_distance
 from doodl_cli.guidance.crops import cut
 from doodl_cli.guidance.scores import colourfulness, symmetry
-from doodl_cli.optimize import Problem, Settings, initial_noise, optimize, render
+from doodl_cli.optimize import Settings, initial_noise, optimize, render
 from doodl_cli.optimize.noise import make_generators
-from doodl_cli.sampling import SAMPLERS, make_grid
-from tests.problems import make_schedule, make_smooth_net
+from tests.problems import make_problem
 
 SHAPE = (1, 4, 4)
-
-
-def decode(x_0):
-    return x_0.float().expand(-1, 3, -1, -1) / 4
-
-
-def make_problem(seeds, score=None):
-    def brightness(images, prompts):
-        return images.flatten(1).mean(1)
-
-    return Problem(
-        table=SAMPLERS["bdia"](make_grid(make_schedule(), 6)),
-        net=make_smooth_net(),
-        decode=decode,
-        guidance={"brightness": Guidance(score or brightness)},
-        evaluation={},
-        prompts=[""] * len(seeds),
-        seeds=seeds,
-    )
 
 
 def run(problem, settings):

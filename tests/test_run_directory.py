@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,6 +203,38 @@ def test_a_sample_whose_loss_turned_nan_stops_and_keeps_its_best(tmp_path):
     lines = read_history(tmp_path)
     assert [line["loss"] for line in lines if line["sample"] == 0] == [-1.0, None]
     assert [line["iteration"] for line in lines if line["sample"] == 1] == [0, 1, 2]
+
+
+def test_a_sample_stopped_early_keeps_its_last_iterate_and_the_reason(tmp_path):
+    reason = "clip_text_b at iteration 1 has been below its highest"
+    with open_directory(tmp_path) as directory:
+        directory.add(make_record(0))
+        directory.add(replace(make_record(1, best=(False, True)), stopped=[reason, None]))
+        directory.add(make_record(2, active=(False, True), best=(False, True)))
+    first, second = read_metadata(tmp_path)["samples"]
+    assert first["stopped"] == reason
+    assert (first["best_iteration"], first["final"]) == (0, {"aesthetic": 2.0})
+    assert (second["stopped"], second["best_iteration"]) == (None, 2)
+    assert [line["iteration"] for line in read_history(tmp_path) if line["sample"] == 0] == [0, 1]
+
+
+def test_regularisers_are_in_the_history_where_there_are_any(tmp_path):
+    with open_directory(tmp_path) as directory:
+        directory.add(replace(make_record(0), regularisers={"kl_prior": [0.25, 0.5]}))
+    assert read_history(tmp_path)[1]["regularisers"] == {"kl_prior": 0.5}
+
+
+def test_an_inversion_is_saved_like_a_run_without_an_iteration(tmp_path):
+    record = make_record(0)
+    with open_directory(tmp_path) as directory:
+        directory.add_inversions(record.images, record.pair)
+    latents = load_file(tmp_path / "samples/001/latents.safetensors")
+    expected = torch.stack([record.pair[0][1], record.pair[1][1]])
+    for name in ("initial", "best", "final"):
+        assert torch.equal(latents[f"x_T_{name}"], expected)
+        assert (tmp_path / f"samples/001/{name}.png").exists()
+    assert read_metadata(tmp_path)["samples"][1]["best_iteration"] == 0
+    assert not (tmp_path / "history.jsonl").exists()
 
 
 def test_a_signal_waits_until_the_files_agree():

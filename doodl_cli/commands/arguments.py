@@ -13,7 +13,9 @@ TEXT_KEYS = ("prompt", "negative_prompt", "guidance.classifier.target")
 PATH_KEYS = (
     "output_dir",
     "model.path",
+    "init.path",
     "run",
+    "image",
     IMAGES,
     "guidance.classifier.path",
     "guidance.hps.path",

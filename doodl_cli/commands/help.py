@@ -23,10 +23,13 @@ def print_help(verb: str, values: dict[str, Any]) -> None:
     print(f"doodl {verb} key=value ...    {VERBS[verb]}\n\nChoices")
     for group in GROUPS:
         print(f"  {group:16} {', '.join(choices(group))}")
-    print("  guidance takes several: guidance=[aesthetic,clip_text]\n\nKeys, with their defaults")
+    print("  guidance and evaluate take several: guidance=[aesthetic,clip_text]")
+    print("\nKeys, with their defaults")
     if verb == "sample":
         print(f"  {'run=null':32}  a run directory, to render its saved noise again")
         print(f"  {'which=best':32}  initial, best or final noise of that run")
+    if verb == "invert":
+        print(f"  {'image=null':32}  a PNG, JPEG or WebP picture, needed")
     seen = set()
     for name, kind, allowed, choice in all_keys():
         value = find(values, name)

@@ -62,12 +62,13 @@ def mean_loss(record: Record) -> float:
 def summarize(directory: RunDirectory) -> None:
     """Print each sample's scores at the start and at its best, and the folder on the last line."""
     first = directory.samples[0].iterates["initial"]
-    held_out = [f"{name} (held out)" for name in first.evaluate]
-    table = Table("seed", "iteration", *first.guidance, *held_out)
+    held_out = [name for name in first.evaluate if name not in first.guidance]
+    titles = [f"{name} (held out)" for name in held_out]
+    table = Table("seed", "iteration", *first.guidance, *titles)
     for sample in directory.samples:
         for name in ("initial", "best"):
             iterate = sample.iterates[name]
-            scores = [*iterate.guidance.values(), *iterate.evaluate.values()]
+            scores = [*iterate.guidance.values(), *(iterate.evaluate[name] for name in held_out)]
             table.add_row(
                 str(sample.seed) if name == "initial" else "",
                 f"{iterate.iteration} ({name})",

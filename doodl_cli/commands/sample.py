@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
 from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
+from doodl_cli.commands.saved import check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
 from doodl_cli.errors import UserError
 
@@ -32,26 +32,11 @@ def check(cfg: DictConfig) -> tuple[Config, list[Path]]:
     if run == "":
         raise UserError("run=: must be a run directory")
     if run is not None:
-        return read_run(Path(run).expanduser())
+        return read_run(run, "run")
+    config = check_start(config)
     if config.prompt is None:
         raise UserError("prompt: missing; must be text, or give a run to render again: run=DIR")
     return config, []
-
-
-def read_run(run: Path) -> tuple[Config, list[Path]]:
-    """Return the configuration of a run directory and the files of its latents."""
-    try:
-        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        config = read_config(values)
-    except UserError as error:
-        raise UserError(f"run={run}: config.yaml: {error}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"run={run}: must be a run directory (no readable config.yaml)") from error
-    latents = [run / f"samples/{i:03}/latents.safetensors" for i in range(len(config.seeds))]
-    for path in latents:
-        if not path.is_file():
-            raise UserError(f"run={run}: must be a finished run ({path} is missing)")
-    return config, latents
 
 
 def sample(cfg: DictConfig) -> None:
@@ -70,20 +55,19 @@ def sample(cfg: DictConfig) -> None:
     check_free(path, is_pattern(cfg))
 
     from doodl_cli.commands import task
-    from doodl_cli.optimize import initial_noise, render
+    from doodl_cli.commands.start import find_start
+    from doodl_cli.optimize import render
     from doodl_cli.run_directory import RunDirectory
 
     device = task.find_device(config.device)
     config = task.settle(config, device)
     model = task.load(config, device)
     problem = task.make_problem(config, model)
-    if latents:
-        pair = task.read_pair(latents, f"x_T_{cfg.which}")
-    else:
-        x_T = initial_noise(config.seeds, model.latent_shape)
-        pair = x_T, x_T
     facts = task.collect_facts(config, model, problem)
-    if latents:
+    if not latents:
+        pair, facts["init"] = find_start(config, model, problem)
+    else:
+        pair = task.read_pair(latents, f"x_T_{cfg.which}")
         run = latents[0].parents[2]
         facts["rendered_from"] = {"run": str(run.absolute()), "which": cfg.which}
     hydra, cost = task.hydra_files(cfg), task.Meter(model, device)

@@ -26,7 +26,8 @@ from doodl_cli.gradient import choose_memory
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
-from doodl_cli.sampling import SAMPLERS, make_grid
+from doodl_cli.optimize.regularisers import REGULARISERS
+from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 LOCAL = "local-dir:"
 PATHS = ("path", "file", "pretrained")
@@ -48,7 +49,8 @@ def find_device(name: str) -> torch.device:
 
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
-    return replace(config, device=str(device), model=settle_paths(config.model))
+    model, init = settle_paths(config.model), settle_paths(config.init)
+    return replace(config, device=str(device), model=model, init=init)
 
 
 def settle_guidance(config: Config) -> Config:
@@ -82,6 +84,14 @@ def load(config: Config, device: torch.device) -> LatentModel:
     return load_model(config.model.name, config.model.path, device, config.dtype)
 
 
+def find_grid(config: Config, model: LatentModel) -> Grid:
+    """Return the sampler's timesteps. Raises UserError where the model's schedule has too few."""
+    try:
+        return make_grid(model.schedule, config.sampler.n_steps, config.sampler.spacing)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def make_problem(
     config: Config,
     model: LatentModel,
@@ -95,8 +105,8 @@ def make_problem(
     assert config.prompt is not None
     sampler = config.sampler
     options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
+    grid = find_grid(config, model)
     try:
-        grid = make_grid(model.schedule, sampler.n_steps, sampler.spacing)
         table = SAMPLERS[sampler.name](grid, **options)
         memory = choose_memory(table, config.memory)
     except ValueError as error:
@@ -111,6 +121,8 @@ def make_problem(
         prompts=prompts,
         seeds=config.seeds,
         memory=memory,
+        device=model.device,
+        micro_batch=1 if model.device.type == "cpu" else 0,
     )
 
 
@@ -129,15 +141,24 @@ def make_settings(config: Config) -> Settings:
         balance=optimizer.balance,
         schedule=optimizer.schedule,
         warmup=optimizer.warmup,
+        regularisers={
+            name: weight for name in REGULARISERS if (weight := getattr(optimizer, name))
+        },
+        stop_on=optimizer.stop_on,
+        patience=optimizer.patience,
     )
 
 
-def read_pair(files: list[Path], name: str) -> tuple[Tensor, Tensor]:
-    """Return the pair, two tensors (b, c, h, w), that a run saved under `name`, a sample a file."""
+def read_pair(files: list[Path], name: str, key: str = "run") -> tuple[Tensor, Tensor]:
+    """Return the pair, two tensors (b, c, h, w), that a run saved under `name`, a sample a file.
+
+    `key` is what the user gave the run by.
+    """
     try:
         pairs = torch.stack([load_file(file)[name] for file in files])
     except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"run={files[0].parents[2]}: no readable {name} in its latents") from error
+        run = files[0].parents[2]
+        raise UserError(f"{key}={run}: no readable {name} in its latents") from error
     return pairs[:, 0], pairs[:, 1]
 
 

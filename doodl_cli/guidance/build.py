@@ -1,12 +1,12 @@
 """From a configuration's sections to guidances, their scorers the model's own or the user's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from doodl_cli.config import Classifier, ClipImage, GuidanceSettings
-from doodl_cli.guidance.aesthetic import build_aesthetic
+from doodl_cli.guidance.aesthetic import aesthetic_score, build_aesthetic
 from doodl_cli.guidance.classifier import build_classifier, find_target, log_probability
 from doodl_cli.guidance.clip import (
     build_clip_image,
@@ -52,17 +52,23 @@ BUILDERS: dict[str, Callable[..., Guidance]] = {
 }
 
 
-def build_evaluation(
-    settings: Mapping[str, GuidanceSettings], model: "LatentModel"
-) -> dict[str, Score]:
-    """Return the scorers that are never optimised: the held-out pair and the pixel formula.
+EVALUATORS: dict[str, Callable[["LatentModel"], Score]] = {
+    "aesthetic": lambda model: aesthetic_score(model.clip_a, [model.aesthetic_head]),
+    "clip_text": lambda model: text_similarity(model.clip_a),
+    "clip_text_b": lambda model: text_similarity(model.clip_b),
+    "colourfulness": lambda model: ignore_prompts(colourfulness),
+    "symmetry": lambda model: ignore_prompts(symmetry),
+}
 
-    What reference pictures or the model's own classifier guide, their held-out twins measure.
+
+def build_evaluation(
+    names: Iterable[str], settings: Mapping[str, GuidanceSettings], model: "LatentModel"
+) -> dict[str, Score]:
+    """Return the named scorers, which measure and never enter the loss.
+
+    What reference pictures or the model's own classifier guide, their held-out twins measure too.
     """
-    scores = {
-        "clip_text_b": text_similarity(model.clip_b),
-        "colourfulness": ignore_prompts(colourfulness),
-    }
+    scores = {name: EVALUATORS[name](model) for name in names}
     for chosen in settings.values():
         if isinstance(chosen, ClipImage):
             scores["clip_image_b"] = reference_similarity(model.clip_b, chosen, model)

@@ -6,7 +6,7 @@ scheduler); the scheduler's settings become a `Schedule` and are not used otherw
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class GuidedNet:
     cfg_scale: float
     calls: Calls
 
+    def __getitem__(self, samples: slice) -> "GuidedNet":
+        """Return the network of some of the samples."""
+        halves = 1 if self.cfg_scale == 1.0 else 2
+        context = self.context.unflatten(0, (halves, -1))[:, samples].flatten(0, 1)
+        return replace(self, context=context)
+
     def __call__(self, x: Tensor, t: int) -> Tensor:
         self.calls.network += len(x)
         self.calls.vjps += len(x) if x.requires_grad and torch.is_grad_enabled() else 0
@@ -83,6 +89,12 @@ class LatentModel:
     device: torch.device
     weights: dict[str, str]
     calls: Calls = field(default_factory=Calls)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures: the auto-encoder halves them between its blocks."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:

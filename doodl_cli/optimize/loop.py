@@ -6,32 +6,17 @@ range can win.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from doodl_cli.gradient import average_over_slots, differentiate
-from doodl_cli.guidance import Guidance, Score, Terms, combine
+from doodl_cli.optimize.assess import Assessment, Problem, assess, norm_of
+from doodl_cli.optimize.decline import Decline
 from doodl_cli.optimize.noise import make_generators
+from doodl_cli.optimize.regularisers import regularise
 from doodl_cli.optimize.rules import Settings, Updater
-from doodl_cli.sampling import Net, Table, solve
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is optimised: a sampler around a network, and scores of its pictures; b samples."""
-
-    table: Table
-    net: Net
-    decode: Callable[[Tensor], Tensor]
-    guidance: Mapping[str, Guidance]
-    evaluation: Mapping[str, Score]
-    prompts: Sequence[str]
-    seeds: Sequence[int]
-    memory: str = "reversible"
-    device: torch.device = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,9 +25,11 @@ class Record:
 
     `loss`: what is minimised, on crops. `guidance` and `evaluate`: raw scores of the whole 8-bit
     picture. `best`: this iterate is the sample's best so far. `active`: False once a sample's loss
-    has turned NaN; it stays as it was at its best. `images` (b, 3, h, w): uint8. `pair`: x_T.
-    `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or inverted.
-    `terms`: each guidance's loss, not weighted; `shares`: of their gradients at the picture.
+    has turned NaN or it was stopped; it stays as it was at its best. `images` (b, 3, h, w): uint8.
+    `pair`: x_T. `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or
+    inverted. `terms`: each guidance's loss, not weighted; `shares`: of their gradients at the
+    picture. `regularisers`: terms on x_T, not weighted. `stopped`: why a sample ends with this
+    iterate, None where it goes on or its loss is NaN.
     """
 
     iteration: int
@@ -59,6 +46,8 @@ class Record:
     round_trip_error: list[float]
     terms: dict[str, list[float]] = field(default_factory=dict)
     shares: dict[str, list[float]] = field(default_factory=dict)
+    regularisers: dict[str, list[float]] = field(default_factory=dict)
+    stopped: list[str | None] = field(default_factory=list)
 
 
 def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -> Iterator[Record]:
@@ -69,106 +58,66 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
     active = torch.ones(n_samples, dtype=torch.bool, device=problem.device)
     lowest = torch.full((n_samples,), torch.inf, device=problem.device)
     best_x_T = updater.x_T.clone()
+    decline = Decline(settings.stop_on, settings.patience, n_samples)
     scales: Tensor | None = None
-
-    def loss(x_0: Tensor) -> tuple[Tensor, Terms]:
-        images = problem.decode(x_0)
-        return combine(problem.guidance, images, problem.prompts, generators, settings.balance)
 
     for iteration in range(settings.n_iters + 1):
         began = time.perf_counter()
         pair = (updater.x_T[0].clone(), updater.x_T[1].clone())
-        unknown = torch.full((n_samples,), torch.nan, device=problem.device)
-        gradient, round_trip_error = None, unknown
-        if iteration < settings.n_iters:
-            result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
-            value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
-            round_trip_error, slots = result.round_trip_error, result.aux
-        else:
-            with torch.no_grad():
-                x_0 = solve(problem.table, problem.net, pair)
-                value, slots = average_over_slots(problem.table, x_0, loss)
-        terms = torch.stack([slot.losses for slot in slots]).mean(0)
-        shares = torch.stack([slot.shares for slot in slots]).mean(0)
-        if settings.balance:  # by the scales of the start: all iterates are judged by one measure
-            scales = torch.stack([x.scales for x in slots]).mean(0) if scales is None else scales
-            value = weigh(problem, terms, scales)
-        images = finish(problem, x_0)
-        scores, judged = judge(problem, images, scales)
-        healthy, grad_norm = value.isfinite() & judged.isfinite(), unknown
-        if gradient is not None:
-            grad_norm = gradient.mean(0).flatten(1).norm(dim=1)
-            healthy &= grad_norm.isfinite()
+        differentiated = iteration < settings.n_iters
+        found = assess(problem, pair, generators, differentiated, settings.balance, scales)
+        scales = found.scales
+        found, regularisers = add_regularisers(found, pair, settings)
+        healthy = found.loss.isfinite() & found.judged.isfinite()
+        if found.gradient is not None:
+            healthy &= found.grad_norm.isfinite()
         active = active & healthy
-        improved = active & (judged < lowest)
-        lowest = torch.where(improved, judged, lowest)
+        improved = active & (found.judged < lowest)
+        lowest = torch.where(improved, found.judged, lowest)
         best_x_T[:, improved] = updater.x_T[:, improved]
         updater.x_T[:, ~active] = best_x_T[:, ~active]
+        evaluate = to_lists(found.evaluate)
+        stopped: list[str | None] = [None] * n_samples
+        if found.gradient is not None:
+            stopped = decline.judge(evaluate, iteration)
         yield Record(
             iteration=iteration,
-            loss=value.tolist(),
-            guidance=scores,
-            evaluate=measure(problem.evaluation, problem, images),
-            grad_norm=grad_norm.tolist(),
+            loss=found.loss.tolist(),
+            guidance=to_lists(found.scores),
+            evaluate=evaluate,
+            grad_norm=found.grad_norm.tolist(),
             latent_norm=pair[0].flatten(1).norm(dim=1).tolist(),
             seconds=time.perf_counter() - began,
             best=improved.tolist(),
             active=active.tolist(),
-            images=images.cpu(),
+            images=found.images.cpu(),
             pair=(pair[0].cpu(), pair[1].cpu()),
-            round_trip_error=round_trip_error.tolist(),
-            terms=dict(zip(problem.guidance, terms.tolist(), strict=True)),
-            shares=dict(zip(problem.guidance, shares.tolist(), strict=True)),
+            round_trip_error=found.round_trip_error.tolist(),
+            terms=to_lists(found.terms),
+            shares=to_lists(found.shares),
+            regularisers=to_lists(regularisers),
+            stopped=stopped,
         )
-        if gradient is None or not active.any():
+        active = active & torch.tensor([not reason for reason in stopped], device=problem.device)
+        if found.gradient is None or not active.any():
             return
-        updater.step(gradient, active)
+        updater.step(found.gradient, active)
 
 
-def weigh(problem: Problem, losses: Tensor, scales: Tensor | None = None) -> Tensor:
-    """Return the weighted sum (b,) of the guidances' losses (k, b)."""
-    weights = torch.tensor([g.weight for g in problem.guidance.values()]).to(losses)[:, None]
-    return (weights * losses if scales is None else weights * scales * losses).sum(0)
+def to_lists(values: dict[str, Tensor]) -> dict[str, list[float]]:
+    return {name: value.tolist() for name, value in values.items()}
 
 
-@torch.no_grad()
-def judge(
-    problem: Problem, images: Tensor, scales: Tensor | None = None
-) -> tuple[dict[str, list[float]], Tensor]:
-    """Return each guidance's raw score of 8-bit pictures and the loss they make together (b,)."""
-    scores = {
-        name: guidance.score(from_8_bit(images), problem.prompts)
-        for name, guidance in problem.guidance.items()
-    }
-    losses = torch.stack([g.loss_of(scores[name]) for name, g in problem.guidance.items()])
-    return {name: score.tolist() for name, score in scores.items()}, weigh(problem, losses, scales)
-
-
-@torch.no_grad()
-def measure(
-    evaluation: Mapping[str, Score], problem: Problem, images: Tensor
-) -> dict[str, list[float]]:
-    """Return the held-out scores of 8-bit pictures."""
-    return {
-        name: score(from_8_bit(images), problem.prompts).tolist()
-        for name, score in evaluation.items()
-    }
-
-
-@torch.no_grad()
-def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
-    images = problem.decode(x_0[problem.table.x_0_slots[0]])
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-@torch.no_grad()
-def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
-    pair = (pair[0].to(problem.device), pair[1].to(problem.device))
-    return finish(problem, solve(problem.table, problem.net, pair)).cpu()
-
-
-def from_8_bit(images: Tensor) -> Tensor:
-    """Return uint8 pictures as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+def add_regularisers(
+    found: Assessment, pair: tuple[Tensor, Tensor], settings: Settings
+) -> tuple[Assessment, dict[str, Tensor]]:
+    """Add the regularisers to the loss and the gradient, and return their values (b,) too."""
+    if not settings.regularisers:
+        return found, {}
+    terms, slope = regularise(torch.stack(pair), settings.regularisers)
+    weighted = [settings.regularisers[name] * term for name, term in terms.items()]
+    found = replace(found, loss=found.loss + torch.stack(weighted).sum(0))
+    if found.gradient is not None:
+        gradient = found.gradient + slope
+        found = replace(found, gradient=gradient, grad_norm=norm_of(gradient))
+    return found, terms

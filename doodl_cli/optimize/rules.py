@@ -7,8 +7,8 @@ adam       Kingma and Ba 2015, with `momentum` as its first decay
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -28,7 +28,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Settings:
     """How x_T is optimised; `clip` bounds each element of the gradient (inf: not at all).
 
-    `balance`: the guidances' gradients get one norm before they are weighted.
+    `balance`: the guidances' gradients get one norm before they are weighted. `regularisers`: the
+    weights of terms on x_T, by name. `stop_on`: the held-out score that stops a sample once it has
+    been below its highest for `patience` iterations.
     """
 
     n_iters: int = 16
@@ -42,6 +44,9 @@ class Settings:
     balance: bool = False
     schedule: str = "constant"
     warmup: int = 0
+    regularisers: Mapping[str, float] = field(default_factory=dict)
+    stop_on: str | None = None
+    patience: int = 5
 
 
 class Updater:

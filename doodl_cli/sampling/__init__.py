@@ -4,6 +4,7 @@ from doodl_cli.sampling.bdia import bdia
 from doodl_cli.sampling.belm import obelm
 from doodl_cli.sampling.ddim import ddim
 from doodl_cli.sampling.edict import edict
+from doodl_cli.sampling.ending import pair_at_x_0
 from doodl_cli.sampling.schedule import Grid, Schedule, cumulate, make_grid
 from doodl_cli.sampling.solve import Net, invert, pull_back, solve
 from doodl_cli.sampling.table import Row, Table
@@ -12,5 +13,5 @@ SAMPLERS = {"edict": edict, "bdia": bdia, "obelm": obelm, "ddim": ddim}
 
 __all__ = [
     "SAMPLERS", "Grid", "Net", "Row", "Schedule", "Table", "bdia", "cumulate", "ddim", "edict",
-    "invert", "make_grid", "obelm", "pull_back", "solve",
+    "invert", "make_grid", "obelm", "pair_at_x_0", "pull_back", "solve",
 ]  # fmt: skip

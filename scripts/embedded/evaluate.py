@@ -11,10 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
-import open_clip
 import torch
 from captions import BACKGROUNDS
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from fit_aesthetic import embed, r_squared, score_pixels
 from pictures import (
     ASSETS,
@@ -22,7 +20,6 @@ from pictures import (
     compose_plain,
     load_drawings,
     read_set,
-    tokenise,
     unseen_indices,
     write_json,
 )
@@ -30,8 +27,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from train_autoencoder import mean_psnr
 from train_classifier import class_indices
-from train_clip import encode_both, retrieval_pictures
-from transformers import CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
+from train_clip import retrieval_pictures
+from transformers import ResNetForImageClassification
+
+from doodl_cli.models.latent_model import load_model
+from doodl_cli.optimize import Problem, initial_noise, render
+from doodl_cli.sampling import SAMPLERS, make_grid
 
 N_STEPS, CFG_SCALE, N_SEEDS = 25, 4.0, 4
 SHEET = (
@@ -71,39 +72,26 @@ SHEET = (
 
 
 class Generator:
-    """Renders captions with the pipeline's parts: DDIM (Song et al. 2021) with guidance."""
+    """Renders captions with the package's own model and its DDIM table (Song et al. 2021)."""
 
     def __init__(self, folder: Path, device: str):
-        self.device = device
-        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().to(device).eval()
-        self.vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(device).eval()
-        self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
-        self.text_encoder = self.text_encoder.float().to(device).eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        self.model = load_model("emoji", str(folder), torch.device(device), "float32")
+        self.table = SAMPLERS["ddim"](make_grid(self.model.schedule, N_STEPS))
 
-    @torch.no_grad()
     def __call__(self, captions: list[str], seed: int, batch: int = 100) -> torch.Tensor:
         """Return 8-bit pictures in [0, 1], (b, 3, 64, 64); caption k has its own x_T."""
-        noise = torch.stack(
-            [
-                torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(1000 * seed + k))
-                for k in range(len(captions))
-            ]
-        )
+        seeds = [1000 * seed + k for k in range(len(captions))]
+        x_T = initial_noise(seeds, self.model.latent_shape).to(self.model.device)
         pictures = []
         for k in range(0, len(captions), batch):
-            part = captions[k : k + batch]
-            ids = tokenise(self.tokenizer, [""] * len(part) + part).to(self.device)
-            text = self.text_encoder(ids)[0]
-            x = noise[k : k + batch].to(self.device)
-            self.scheduler.set_timesteps(N_STEPS, device=self.device)
-            for t in self.scheduler.timesteps:
-                free, told = self.unet(torch.cat([x, x]), t, text).sample.chunk(2)
-                x = self.scheduler.step(free + CFG_SCALE * (told - free), t, x).prev_sample
-            decoded = self.vae.decode(x / self.vae.config.scaling_factor).sample
-            pictures.append(((decoded / 2 + 0.5).clamp(0, 1) * 255).round() / 255)
-        return torch.cat(pictures)
+            part, x = captions[k : k + batch], x_T[k : k + batch]
+            net = self.model.net(part, [""] * len(part), CFG_SCALE)
+            problem = Problem(
+                self.table, net, self.model.decode, {}, {}, part, seeds[k : k + batch],
+                device=self.model.device,
+            )  # fmt: skip
+            pictures.append(render(problem, (x, x)))
+        return torch.cat(pictures).to(self.model.device).float() / 255
 
 
 def draw_sheet(pictures: list[torch.Tensor], captions: list[str], columns: int = 8) -> Image.Image:
@@ -129,13 +117,20 @@ def keep(folder: Path, figures: dict) -> None:
     print(figures, flush=True)
 
 
+def write_card(folder: Path, figures: dict) -> None:
+    """Write the model card, README.md, from its template and the figures."""
+    lists = {k: ", ".join(v) or "none" for k, v in figures.items() if isinstance(v, list)}
+    template = Path(__file__).with_name("card.md").read_text()
+    (folder / "README.md").write_text(template.format(**figures | lists))
+
+
 def main() -> None:
-    """Measure everything; write evaluation.json and the sheet."""
+    """Measure everything; write evaluation.json, the sheet and the model card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
     parser.add_argument("--model", type=Path, default=ASSETS)
     parser.add_argument("--seeds", type=int, default=N_SEEDS)
-    parser.add_argument("--sheet", type=Path, help="by default samples.png in the assets")
+    parser.add_argument("--sheet", type=Path, help="by default samples.webp in the assets")
     args = parser.parse_args()
     device = choose_device()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -143,13 +138,13 @@ def main() -> None:
     drawings, rows, _ = load_drawings(args.data, device)
     generate = Generator(args.model, device)
     unseen = compose_plain(drawings, unseen_indices(rows))
-    figures["psnr_unseen_db"] = mean_psnr(generate.vae, unseen)
+    figures["psnr_unseen_db"] = mean_psnr(generate.model.vae, unseen)
 
     prompts = read_set("prompts.txt")
     neutral = list(dict.fromkeys(line.split("\t")[1] for line in read_set("vocabulary.txt")))
     shown = [*prompts, *neutral, *SHEET]
     sheet = draw_sheet([generate(shown, seed) for seed in (0, 1)], shown, 6)
-    sheet.save(args.sheet or args.model / "samples.png", optimize=True)
+    sheet.save(args.sheet or args.model / "samples.webp", quality=92)
 
     keep(args.model, figures)
 
@@ -157,20 +152,15 @@ def main() -> None:
     generated = torch.cat([generate(captions, seed) for seed in range(args.seeds)])
     target = torch.arange(len(captions), device=device).repeat(args.seeds)
     for pair, other in (("b", "A"), ("a", "B")):
-        clip, _ = open_clip.create_model_from_pretrained(
-            f"local-dir:{args.model}/clip_{pair}", device=device
-        )
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{args.model}/clip_{pair}")
-        clip, ids = clip.eval(), tokenizer(captions).to(device)
+        clip = getattr(generate.model, f"clip_{pair}")
+        texts = clip.embed_texts(captions)
         found, concept = retrieval_pictures(rows, split="train", half=other)
         real = compose_plain(drawings, found)
         for name, picture, right in (
             ("generated", generated, target),
             ("real", real, torch.tensor(concept, device=device)),
         ):
-            with torch.no_grad():
-                image, text = encode_both(clip, 2 * picture - 1, ids)
-            top = (image @ text.T).argmax(1) == right
+            top = (clip.embed_images(2 * picture - 1) @ texts.T).argmax(1) == right
             figures[f"retrieval_{name}_{pair}"] = top.float().mean().item()
             if name == "generated":
                 wrong = top.view(args.seeds, -1).float().mean(0)
@@ -180,7 +170,7 @@ def main() -> None:
         if pair == "a":
             head = load_file(args.model / "aesthetic" / "head.safetensors", device=device)
             for name, picture in (("unseen", unseen), ("generated", generated)):
-                score = (embed(clip, picture) @ head["weight"][0].double()) + head["bias"]
+                score = (embed(clip.model, picture) @ head["weight"][0].double()) + head["bias"]
                 figures[f"head_r2_{name}"] = r_squared(score, score_pixels(picture).double())
 
     keep(args.model, figures)
@@ -215,6 +205,7 @@ def main() -> None:
     figures["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     figures["n_steps"], figures["cfg_scale"], figures["seeds"] = N_STEPS, CFG_SCALE, args.seeds
     keep(args.model, figures)
+    write_card(args.model, figures)
     print(f"{time.time() - start:.0f} s")
 
 

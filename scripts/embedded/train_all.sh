@@ -47,7 +47,7 @@ case $stage in
     python3 $here/fit_aesthetic.py >$keep/logs/aesthetic.txt 2>&1
     python3 $here/evaluate.py >$keep/logs/evaluate.txt 2>&1
     tail -5 $keep/logs/aesthetic.txt $keep/logs/evaluate.txt
-    tar -C doodl_cli/assets/emoji -cf "$out/evaluation.tar" aesthetic evaluation.json samples.png
+    tar -C doodl_cli/assets/emoji -cf "$out/evaluation.tar" aesthetic evaluation.json samples.webp
     ;;
 esac
 tar -C $keep -cf "$out/logs.tar" logs

@@ -1,0 +1,218 @@
+"""One iterate of x_T: its picture, the picture's scores, and the gradient of the loss.
+
+On the CPU samples are computed one by one, so that a sample's result does not depend on its batch,
+not even in the last digit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from doodl_cli.gradient import average_over_slots, differentiate
+from doodl_cli.guidance import Guidance, Score, Terms, combine
+from doodl_cli.sampling import Net, Table, solve
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is optimised: a sampler around a network, and scores of its pictures; b samples.
+
+    `micro_batch` is how many samples are computed at a time, 0 all; `net[k]` must then be the
+    network of the samples in the slice k.
+    """
+
+    table: Table
+    net: Net
+    decode: Callable[[Tensor], Tensor]
+    guidance: Mapping[str, Guidance]
+    evaluation: Mapping[str, Score]
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    memory: str = "reversible"
+    device: torch.device = torch.device("cpu")
+    micro_batch: int = 0
+
+    def parts(self) -> Iterator[tuple[slice, "Problem"]]:
+        """Yield the problems of at most `micro_batch` samples, each with the slice of them."""
+        n_samples = len(self.seeds)
+        if not 0 < self.micro_batch < n_samples:
+            yield slice(n_samples), self
+            return
+        for at in range(0, n_samples, self.micro_batch):
+            k = slice(at, at + self.micro_batch)
+            net = self.net[k]  # type: ignore[index]
+            yield k, replace(self, net=net, prompts=self.prompts[k], seeds=self.seeds[k])
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is found out about one iterate, a value a sample (b,).
+
+    `judged`: the loss on the whole 8-bit picture, whose raw `scores` and held-out `evaluate` stand
+    beside it. `terms`: each guidance's loss on crops, not weighted; `shares`: of the norms of their
+    gradients at the picture; `scales` (k, b): what balancing multiplies their weights with, or
+    None. `gradient` is (2, b, c, h, w), or None where it was not asked for.
+    """
+
+    loss: Tensor
+    judged: Tensor
+    scores: dict[str, Tensor]
+    evaluate: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    shares: dict[str, Tensor]
+    scales: Tensor | None
+    images: Tensor
+    gradient: Tensor | None
+    grad_norm: Tensor
+    round_trip_error: Tensor
+
+
+def assess(
+    problem: Problem,
+    pair: tuple[Tensor, Tensor],
+    generators: Sequence[torch.Generator],
+    differentiated: bool,
+    balance: bool = False,
+    scales: Tensor | None = None,
+) -> Assessment:
+    """Generate from the pair (b, c, h, w), score the pictures, and differentiate the loss.
+
+    With `balance` the loss is weighed by `scales` (k, b), those of the first iterate: all iterates
+    are judged by one measure.
+    """
+    return join(
+        [
+            assess_together(
+                part,
+                (pair[0][k], pair[1][k]),
+                generators[k],
+                differentiated,
+                balance,
+                None if scales is None else scales[:, k],
+            )
+            for k, part in problem.parts()
+        ]
+    )
+
+
+def assess_together(
+    problem: Problem,
+    pair: tuple[Tensor, Tensor],
+    generators: Sequence[torch.Generator],
+    differentiated: bool,
+    balance: bool,
+    scales: Tensor | None,
+) -> Assessment:
+    def loss(x_0: Tensor) -> tuple[Tensor, Terms]:
+        images = problem.decode(x_0)
+        return combine(problem.guidance, images, problem.prompts, generators, balance)
+
+    gradient, unknown = None, torch.full((len(pair[0]),), torch.nan, device=problem.device)
+    grad_norm = round_trip_error = unknown
+    if differentiated:
+        result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
+        value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
+        grad_norm = norm_of(gradient)
+        round_trip_error, slots = result.round_trip_error, result.aux
+    else:
+        with torch.no_grad():
+            x_0 = solve(problem.table, problem.net, pair)
+            value, slots = average_over_slots(problem.table, x_0, loss)
+    losses = torch.stack([slot.losses for slot in slots]).mean(0)
+    shares = torch.stack([slot.shares for slot in slots]).mean(0)
+    if balance:
+        scales = torch.stack([x.scales for x in slots]).mean(0) if scales is None else scales
+        value = weigh(problem, losses, scales)
+    images = finish(problem, x_0)
+    scores, judged = judge(problem, images, scales)
+    return Assessment(
+        loss=value,
+        judged=judged,
+        scores=scores,
+        evaluate=measure(problem, images),
+        terms=dict(zip(problem.guidance, losses, strict=True)),
+        shares=dict(zip(problem.guidance, shares, strict=True)),
+        scales=scales,
+        images=images,
+        gradient=gradient,
+        grad_norm=grad_norm,
+        round_trip_error=round_trip_error,
+    )
+
+
+def join(parts: Sequence[Assessment]) -> Assessment:
+    """Put the samples of several parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {}
+    for name in (field.name for field in fields(Assessment)):
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], dict):
+            joined[name] = {key: torch.cat([value[key] for value in values]) for key in values[0]}
+        elif name in ("gradient", "scales"):
+            joined[name] = None if values[0] is None else torch.cat(values, 1)
+        else:
+            joined[name] = torch.cat(values)
+    return Assessment(**joined)
+
+
+def norm_of(gradient: Tensor) -> Tensor:
+    """Return the norm (b,) of the mean over the pair of a gradient (2, b, c, h, w)."""
+    return gradient.mean(0).flatten(1).norm(dim=1)
+
+
+def weigh(problem: Problem, losses: Tensor, scales: Tensor | None = None) -> Tensor:
+    """Return the weighted sum (b,) of the guidances' losses (k, b)."""
+    weights = torch.tensor([g.weight for g in problem.guidance.values()]).to(losses)[:, None]
+    return (weights * losses if scales is None else weights * scales * losses).sum(0)
+
+
+@torch.no_grad()
+def judge(
+    problem: Problem, images: Tensor, scales: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return each guidance's raw score of 8-bit pictures and the loss they make together (b,)."""
+    scores = {
+        name: guidance.score(from_8_bit(images), problem.prompts)
+        for name, guidance in problem.guidance.items()
+    }
+    losses = torch.stack([g.loss_of(scores[name]) for name, g in problem.guidance.items()])
+    return scores, weigh(problem, losses, scales)
+
+
+@torch.no_grad()
+def measure(problem: Problem, images: Tensor) -> dict[str, Tensor]:
+    """Return the held-out scores of 8-bit pictures."""
+    return {
+        name: score(from_8_bit(images), problem.prompts)
+        for name, score in problem.evaluation.items()
+    }
+
+
+@torch.no_grad()
+def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
+    return to_8_bit(problem.decode(x_0[problem.table.x_0_slots[0]]))
+
+
+@torch.no_grad()
+def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
+    u, v = pair[0].to(problem.device), pair[1].to(problem.device)
+    pictures = [
+        finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
+    ]
+    return torch.cat(pictures).cpu()
+
+
+def to_8_bit(images: Tensor) -> Tensor:
+    """Return pictures in [-1, 1] as uint8, cut at the ends of the range."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_8_bit(images: Tensor) -> Tensor:
+    """Return uint8 pictures as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1

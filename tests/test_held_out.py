@@ -1,0 +1,105 @@
+"""Scores that are not optimised: which, where they are reported, and what they stop."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from doodl_cli.cli import main
+from doodl_cli.commands.application import composer, resolve
+from doodl_cli.commands.help import choices
+from doodl_cli.config import EVALUATIONS, read_config
+from doodl_cli.guidance.build import EVALUATORS
+
+SMALL = [
+    "run", "guidance=aesthetic", "prompt=a sun", "device=cpu", "sampler.n_steps=2",
+    "guidance.aesthetic.n_crops=0", "output_dir=a",
+]  # fmt: skip
+
+needs_weights = pytest.mark.skipif(
+    not (Path(__file__).parents[1] / "doodl_cli/assets/emoji/model_index.json").exists(),
+    reason="the embedded weights are not in this checkout",
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["doodl"])
+    return tmp_path
+
+
+def evaluated(*words):
+    with composer(None) as compose:
+        return list(read_config(resolve(compose("run", [*words]))).evaluate)
+
+
+def read_metadata():
+    return json.loads(Path("a/metadata.json").read_text())
+
+
+def read_history(run="a"):
+    lines = (Path(run) / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_scorer_has_a_file_a_declaration_and_a_builder():
+    assert choices("evaluate") == sorted(EVALUATIONS) == sorted(EVALUATORS)
+
+
+def test_the_held_out_scores_are_chosen_by_name():
+    assert evaluated() == ["clip_text_b", "colourfulness"]
+    assert evaluated("evaluate=[symmetry,clip_text]") == ["symmetry", "clip_text"]
+    assert evaluated("evaluate=symmetry") == ["symmetry"]
+    assert evaluated("evaluate=[]") == []
+
+
+@needs_weights
+def test_held_out_scores_are_in_the_history_the_metadata_and_the_summary(capsys):
+    words = ["evaluate=[aesthetic,symmetry,clip_text]", "optimizer.n_iters=1"]
+    assert main([*SMALL, *words]) == 0
+    lines, (sample,) = read_history(), read_metadata()["samples"]
+    for line in lines:
+        assert list(line["evaluate"]) == ["aesthetic", "symmetry", "clip_text"]
+        assert line["evaluate"]["aesthetic"] == line["guidance"]["aesthetic"]
+    assert sample["evaluate"]["initial"] == lines[0]["evaluate"]
+    assert sample["evaluate"]["final"] == lines[1]["evaluate"]
+    out = capsys.readouterr().out
+    assert "symmetry" in out
+    assert out.count("aesthetic") == 1  # what is optimised is not held out
+
+
+@needs_weights
+def test_a_falling_score_stops_a_sample_and_the_reason_is_kept(capsys):
+    words = ["optimizer.stop_on=symmetry", "optimizer.patience=1", "evaluate=symmetry"]
+    assert main([*SMALL, *words, "optimizer.n_iters=12", "seed=[0,1,2]"]) == 0
+    err = capsys.readouterr().err
+    stopped = 0
+    for i, sample in enumerate(read_metadata()["samples"]):
+        scores = [line["evaluate"]["symmetry"] for line in read_history() if line["sample"] == i]
+        falls = [k for k in range(1, len(scores)) if scores[k] < max(scores[:k])]
+        if falls and falls[0] < 12:
+            stopped += 1
+            assert len(scores) == falls[0] + 1
+            assert sample["stopped"] in err
+            assert f"symmetry at iteration {falls[0]} has been below" in sample["stopped"]
+        else:
+            assert sample["stopped"] is None
+            assert len(scores) == 13
+    assert stopped
+
+
+@needs_weights
+def test_regularisers_are_written_to_the_history_and_change_the_run():
+    assert main([*SMALL, "optimizer.n_iters=1"]) == 0
+    plain = read_history()
+    assert "regularisers" not in plain[0]
+    words = ["optimizer.chi_norm=0.01", "optimizer.kl_prior=2", "output_dir=b"]
+    assert main([*SMALL, "optimizer.n_iters=1", *words]) == 0
+    lines = read_history("b")
+    terms = lines[0]["regularisers"]
+    assert terms["kl_prior"] > 0
+    expected = plain[0]["loss"] + 0.01 * terms["chi_norm"] + 2 * terms["kl_prior"]
+    assert lines[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert lines[1]["guidance"] != plain[1]["guidance"]
