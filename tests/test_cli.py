@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
@@ -321,7 +322,7 @@ def test_sample_takes_nothing_from_the_command_line_that_the_run_brings(folder, 
 BAD_GUIDANCE = [
     ([*CLASS, "guidance.classifier.target=pengwin"], "did you mean penguin?"),
     ([*CLASS, "guidance.classifier.target=100"], "=100: no such class; must be one of 100 names"),
-    ([*PICTURES, f"guidance.clip_image.images={__file__}"], "cannot be read"),
+    ([*PICTURES, f"guidance.clip_image.images={__file__}"], "not understood"),
     ([*PICTURES, f"guidance.clip_image.images={'x' * 300}"], "no such file"),
     ([*GOOD, f"guidance.aesthetic.heads={'x' * 300}"], "no such file"),
     (["run", "prompt=x", "guidance=hps", f"guidance.hps.path={'x' * 300}"], "no such file"),
@@ -348,7 +349,8 @@ def test_what_a_guidance_cannot_use_exits_2_with_one_line_and_writes_nothing(
 
 @needs_weights
 def test_guidances_combine_and_say_what_they_use_and_how_much_each_pulls(folder):
-    picture = ROOT / "doodl_cli/assets/emoji/samples.png"
+    picture = folder / "red.png"
+    Image.new("RGB", (80, 64), "red").save(picture)
     (folder / "own").mkdir()
     (folder / "own/loss.py").write_text(
         "def dark(images, prompts):\n    return images.mean((1, 2, 3))"

@@ -214,7 +214,7 @@ def test_references_are_paths_and_patterns_in_order_none_twice(tmp_path, monkeyp
 
 def test_a_reference_that_is_no_picture_is_said(clips, tmp_path):
     (tmp_path / "a.png").write_text("x")
-    with pytest.raises(UserError, match=r"images=.*a.png: cannot be read"):
+    with pytest.raises(UserError, match=r"images=.*a.png: not understood"):
         build_clip_image(image_settings([str(tmp_path / "a.png")], clips[:1]), model)
 
 

@@ -4,12 +4,10 @@ import glob
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from doodl_cli.errors import UserError
+from doodl_cli.pictures import from_image, read_picture
 
 KEY = "guidance.clip_image.images"
 
@@ -37,18 +35,7 @@ def read_reference(path: Path) -> Tensor:
 
     Raises UserError for a file that is not a picture.
     """
-    picture = read_picture(path, KEY)
+    picture = read_picture(str(path), KEY)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    pixels = np.asarray(picture.crop((left, top, left + side, top + side)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def read_picture(path: Path, key: str) -> Image.Image:
-    """Return a picture in RGB. Raises UserError for a file that is not one."""
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # what Pillow raises on damaged files has no common class
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{key}={path}: cannot be read ({reason}); must be a picture") from error
+    return from_image(picture.crop((left, top, left + side, top + side)))
