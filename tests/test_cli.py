@@ -344,7 +344,7 @@ def test_what_a_guidance_cannot_use_exits_2_with_one_line_and_writes_nothing(
 
 @needs_weights
 def test_guidances_combine_and_say_what_they_use_and_how_much_each_pulls(folder):
-    picture = ROOT / "doodl_cli/assets/emoji/samples.png"
+    picture = ROOT / "doodl_cli/assets/emoji/samples.webp"
     (folder / "own").mkdir()
     (folder / "own/loss.py").write_text(
         "def dark(images, prompts):\n    return images.mean((1, 2, 3))"
