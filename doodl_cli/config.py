@@ -157,7 +157,7 @@ class Custom(GuidanceSettings):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A held-out score, which takes no settings."""
+    """A held-out score that takes no settings; others take those of a guidance but LOSS_KEYS."""
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,11 @@ GUIDANCES = {
     "pickscore": Preference,
     "symmetry": GuidanceSettings,
 }
-EVALUATIONS = {
-    "aesthetic": Evaluation,
-    "clip_text": Evaluation,
+EVALUATIONS: dict[str, type[Evaluation] | type[GuidanceSettings]] = {
     "clip_text_b": Evaluation,
-    "colourfulness": Evaluation,
-    "symmetry": Evaluation,
+    **GUIDANCES,
 }
+LOSS_KEYS = {"weight": 1.0, "n_crops": 0, "reduce": "mean"}  # of the loss, not of the score
 INITS = {"noise": Init, "image": ImageInit, "latents": LatentsInit}
 MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -228,13 +226,19 @@ class Config:
     sampler: Sampler = section()
     optimizer: Optimizer = section()
     guidance: dict[str, GuidanceSettings] = section()
-    evaluate: dict[str, Evaluation] = section()
+    evaluate: dict[str, Evaluation | GuidanceSettings] = section()
     init: Init = section()
 
     @property
     def seeds(self) -> list[int]:
         """The seeds, one a sample."""
         return self.seed if isinstance(self.seed, list) else [self.seed]
+
+    @property
+    def held_out(self) -> list[str]:
+        """The names of the scores that are measured, twins of the guidances included."""
+        twins = {"clip_image": "clip_image_b", "classifier": "classifier_b"}
+        return [*self.evaluate, *(twins[name] for name in self.guidance if name in twins)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `read_config` reads."""
@@ -294,8 +298,8 @@ def check(config: Config) -> None:
         raise UserError(
             "init=image: sampler=ddim cannot be inverted; must be sampler=bdia, edict or obelm"
         )
-    if config.optimizer.stop_on not in (None, *config.evaluate):
-        names = ", ".join(config.evaluate) or "one that evaluate=[...] names"
+    if config.optimizer.stop_on not in (None, *config.held_out):
+        names = ", ".join(config.held_out) or "one that evaluate=[...] names"
         raise UserError(
             f"optimizer.stop_on={show(config.optimizer.stop_on)}: must be {names}, or null"
         )
@@ -317,13 +321,19 @@ def read_guidance(name: str, section: Any) -> GuidanceSettings:
     return settings
 
 
-def read_evaluation(name: str, section: Any) -> Evaluation:
+def read_evaluation(name: str, section: Any) -> Evaluation | GuidanceSettings:
     if name not in EVALUATIONS:
         raise UserError(f"evaluate.{name}: unknown; must be one of {', '.join(EVALUATIONS)}")
-    return read_section(EVALUATIONS[name], section, f"evaluate.{name}")
+    cls = EVALUATIONS[name]
+    fixed = {key: value for key, value in LOSS_KEYS.items() if key in declared_keys(cls)}
+    section = {**fixed, **mapping(section, f"evaluate.{name}")}
+    settings: Evaluation | GuidanceSettings = read_section(cls, section, f"evaluate.{name}")
+    if isinstance(settings, Classifier):
+        check_classifier(settings, "evaluate")
+    return settings
 
 
-def check_classifier(settings: Classifier) -> None:
+def check_classifier(settings: Classifier, group: str = "guidance") -> None:
     """Check that what says where a classifier is goes together."""
     given = [name for name in ("name", "path") if getattr(settings, name) is not None]
     allowed: dict[str, tuple[list[list[str]], str]] = {
@@ -335,7 +345,7 @@ def check_classifier(settings: Classifier) -> None:
     if given not in sets:
         what = " and ".join(given) or "no name or path"
         raise UserError(
-            f"guidance.classifier.source={settings.source}: given with {what}; must have {words}"
+            f"{group}.classifier.source={settings.source}: given with {what}; must have {words}"
         )
 
 
@@ -401,9 +411,13 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]
     sections += [("init.", cls, f"init={name}") for name, cls in INITS.items()]
+    sections += [
+        (f"evaluate.{name}.", cls, f"evaluate={name}") for name, cls in EVALUATIONS.items()
+    ]
     for prefix, cls, choice in sections:
         for name, (kind, allowed) in declared_keys(cls).items():
-            yield f"{prefix}{name}", kind, allowed, choice
+            if not (prefix.startswith("evaluate.") and name in LOSS_KEYS):
+                yield f"{prefix}{name}", kind, allowed, choice
 
 
 def known_keys(verb: str = "run") -> list[str]:

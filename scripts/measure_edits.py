@@ -31,7 +31,7 @@ from torch import Tensor
 from doodl_cli.commands import task
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.start import invert_picture, reconstruct
-from doodl_cli.config import Config, read_config
+from doodl_cli.config import Config, GuidanceSettings, read_config
 from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
@@ -62,7 +62,7 @@ def read_drawings(folder: Path, n: int) -> list[Image.Image]:
 def edit(drawing: Image.Image, config: Config, model: LatentModel) -> dict:
     """Invert, render and edit one drawing; return its figures, and its pictures (3, h, w)."""
     guidance = build_guidance(config.guidance, model)
-    evaluation = build_evaluation(["colourfulness"], {}, model)
+    evaluation = build_evaluation({"colourfulness": GuidanceSettings(1.0, 0)}, {}, model)
     problem = task.make_problem(config, model, guidance, evaluation)
     inversion = invert_picture(drawing, config, model, problem)
     found = reconstruct(inversion, problem)

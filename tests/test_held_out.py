@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.help import choices
-from doodl_cli.config import EVALUATIONS, read_config
-from doodl_cli.guidance.build import EVALUATORS
+from doodl_cli.config import EVALUATIONS, GUIDANCES, read_config
 
 SMALL = [
     "run", "guidance=aesthetic", "prompt=a sun", "device=cpu", "sampler.n_steps=2",
@@ -44,8 +44,60 @@ def read_history(run="a"):
     return [json.loads(line) for line in lines]
 
 
-def test_every_scorer_has_a_file_a_declaration_and_a_builder():
-    assert choices("evaluate") == sorted(EVALUATIONS) == sorted(EVALUATORS)
+def test_every_guidance_can_be_held_out_too():
+    assert choices("evaluate") == sorted(EVALUATIONS) == sorted(["clip_text_b", *GUIDANCES])
+
+
+def test_a_held_out_score_takes_the_keys_of_its_scorer_and_none_of_the_loss():
+    words = ["evaluate=[pickscore,classifier]", "evaluate.classifier.target=3"]
+    with composer(None) as compose:
+        values = resolve(compose("run", words))
+        assert values["evaluate"]["pickscore"] == {"path": None}
+        config = read_config(values)
+        assert config.evaluate["classifier"].target == 3
+        assert read_config(config.to_dict()) == config
+        with pytest.raises(ConfigCompositionException, match=r"evaluate\.pickscore\.weight"):
+            compose("run", [*words, "evaluate.pickscore.weight=2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evaluate=custom"], "evaluate.custom.target: missing; must be"),
+        (["evaluate=custom", "evaluate.custom.target=x.y"], "evaluate.custom.target=x.y: "),
+        (["evaluate=hps", "evaluate.hps.path=no, where.pt"], "evaluate.hps.path=no, where.pt: no"),
+        (["evaluate.hps.path=x"], "evaluate.hps.path=x: needs evaluate=hps"),
+        (["evaluate=classifier", "evaluate.classifier.target=0", "evaluate.classifier.source=timm"],
+         "evaluate.classifier.source=timm: given with no name or path"),
+        (["optimizer.stop_on=classifier_b"], "must be clip_text_b, colourfulness, or null"),
+    ],
+)  # fmt: skip
+@needs_weights
+def test_a_held_out_score_that_cannot_be_had_exits_2(words, line, capsys, folder):
+    assert main([*SMALL, *words]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert list(folder.iterdir()) == []
+
+
+@needs_weights
+def test_a_function_of_the_users_can_be_held_out(folder):
+    (folder / "mine.py").write_text(
+        "def dark(images, prompts):\n    return images.mean((1, 2, 3))\n"
+    )
+    words = ["evaluate=custom", "evaluate.custom.target=mine.dark", "optimizer.n_iters=1"]
+    assert main([*SMALL, *words]) == 0
+    assert all(-1 <= line["evaluate"]["custom"] <= 1 for line in read_history())
+
+
+def test_a_twin_may_stop_a_sample():
+    words = [
+        "guidance=classifier",
+        "guidance.classifier.target=0",
+        "optimizer.stop_on=classifier_b",
+    ]
+    with composer(None) as compose:
+        read_config(resolve(compose("run", words)))
 
 
 def test_the_held_out_scores_are_chosen_by_name():

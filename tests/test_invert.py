@@ -221,8 +221,11 @@ BAD_INPUT = [
     ([*EDIT, "init=latents"], "init.path: missing; must be a run directory"),
     ([*EDIT, "init=latents", "init.path=nowhere"], "init.path=nowhere: must be a run directory"),
     ([*EDIT, "init=latents", "init.path=x", "init.which=worst"], "initial, best, final"),
-    ([*EDIT, "evaluate=beauty"], "evaluate=beauty: must be one of aesthetic, clip_text"),
-    ([*EDIT, "+evaluate.beauty.x=1"], "evaluate.beauty: unknown; must be one of aesthetic"),
+    ([*EDIT, "evaluate=beauty"], "evaluate=beauty: must be one of aesthetic, classifier"),
+    (
+        [*EDIT, "+evaluate.beauty.x=1"],
+        "evaluate.beauty: unknown; must be one of clip_text_b, aesthetic",
+    ),
     ([*EDIT, "optimizer.stop_on=beauty"], "must be clip_text_b, colourfulness, or null"),
     ([*EDIT, "optimizer.stop_on=symmetry", "evaluate=[]"], "optimizer.stop_on=symmetry: must be"),
     ([*EDIT, "optimizer.patience=0"], "optimizer.patience=0: must be a whole number from 1"),

@@ -9,7 +9,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from doodl_cli.errors import UserError
 
 IMAGES = "guidance.clip_image.images"
-TEXT_KEYS = ("prompt", "negative_prompt", "guidance.classifier.target")
+TEXT_KEYS = (
+    "prompt", "negative_prompt", "guidance.classifier.target", "evaluate.classifier.target",
+)  # fmt: skip
 PATH_KEYS = (
     "output_dir",
     "model.path",
@@ -20,6 +22,9 @@ PATH_KEYS = (
     "guidance.classifier.path",
     "guidance.hps.path",
     "guidance.pickscore.path",
+    "evaluate.classifier.path",
+    "evaluate.hps.path",
+    "evaluate.pickscore.path",
 )
 
 

@@ -54,12 +54,13 @@ def settle(config: Config, device: torch.device) -> Config:
 
 
 def settle_guidance(config: Config) -> Config:
-    """Return the configuration with what its guidances read found on the disk.
+    """Return the configuration with what its guidances and held-out scores read found on the disk.
 
     Raises UserError for reference pictures that are not there.
     """
     guidance = {name: settle_paths(settings) for name, settings in config.guidance.items()}
-    return replace(config, guidance=guidance)
+    evaluate = {name: settle_paths(settings) for name, settings in config.evaluate.items()}
+    return replace(config, guidance=guidance, evaluate=evaluate)
 
 
 def settle_paths(section: Any) -> Any:

@@ -1,12 +1,13 @@
 """From a configuration's sections to guidances, their scorers the model's own or the user's."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from doodl_cli.config import Classifier, ClipImage, GuidanceSettings
-from doodl_cli.guidance.aesthetic import aesthetic_score, build_aesthetic
+from doodl_cli.config import Classifier, ClipImage, Evaluation, GuidanceSettings
+from doodl_cli.errors import UserError
+from doodl_cli.guidance.aesthetic import build_aesthetic
 from doodl_cli.guidance.classifier import build_classifier, find_target, log_probability
 from doodl_cli.guidance.clip import (
     build_clip_image,
@@ -52,23 +53,16 @@ BUILDERS: dict[str, Callable[..., Guidance]] = {
 }
 
 
-EVALUATORS: dict[str, Callable[["LatentModel"], Score]] = {
-    "aesthetic": lambda model: aesthetic_score(model.clip_a, [model.aesthetic_head]),
-    "clip_text": lambda model: text_similarity(model.clip_a),
-    "clip_text_b": lambda model: text_similarity(model.clip_b),
-    "colourfulness": lambda model: ignore_prompts(colourfulness),
-    "symmetry": lambda model: ignore_prompts(symmetry),
-}
-
-
 def build_evaluation(
-    names: Iterable[str], settings: Mapping[str, GuidanceSettings], model: "LatentModel"
+    evaluate: Mapping[str, Evaluation | GuidanceSettings],
+    settings: Mapping[str, GuidanceSettings],
+    model: "LatentModel",
 ) -> dict[str, Score]:
     """Return the named scorers, which measure and never enter the loss.
 
     What reference pictures or the model's own classifier guide, their held-out twins measure too.
     """
-    scores = {name: EVALUATORS[name](model) for name in names}
+    scores = {name: build_score(name, chosen, model) for name, chosen in evaluate.items()}
     for chosen in settings.values():
         if isinstance(chosen, ClipImage):
             scores["clip_image_b"] = reference_similarity(model.clip_b, chosen, model)
@@ -76,3 +70,13 @@ def build_evaluation(
             number = find_target(model.classifier_b, chosen.target)
             scores["classifier_b"] = log_probability(model.classifier_b, number)
     return scores
+
+
+def build_score(name: str, chosen: Evaluation | GuidanceSettings, model: "LatentModel") -> Score:
+    """Return a held-out score: of pair B, or a guidance's own. Raises UserError."""
+    if name == "clip_text_b":
+        return text_similarity(model.clip_b)
+    try:
+        return BUILDERS[name](chosen, model).score
+    except UserError as error:
+        raise UserError(str(error).replace(f"guidance.{name}", f"evaluate.{name}")) from error
