@@ -22,6 +22,7 @@ from doodl_cli.sampling.table import Table
 
 MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
 TOLERABLE_ROUND_TRIP = 1e-6
+SMALL_GRAPH = 2**29  # bytes
 
 Loss = Callable[[Tensor], tuple[Tensor, Any]]
 
@@ -43,8 +44,12 @@ class Gradient:
     round_trip_error: Tensor
 
 
-def choose_memory(table: Table, memory: str = "auto") -> str:
-    """Return the mode for a table: `auto` inverts where the predicted round trip is harmless.
+def choose_memory(table: Table, memory: str = "auto", bytes_per_call: float = math.inf) -> str:
+    """Return the mode for a table: what `auto` stands for, else `memory` itself.
+
+    A small network's whole graph may be kept, which saves the evaluations on the way back:
+    `bytes_per_call` is what one of them holds. Else `auto` inverts where the predicted round trip
+    is harmless.
 
     Raises ValueError for an unknown mode, or `reversible` on a table that cannot be inverted.
     """
@@ -57,8 +62,25 @@ def choose_memory(table: Table, memory: str = "auto") -> str:
         )
     if memory != "auto":
         return memory
+    if table.n_calls * bytes_per_call <= SMALL_GRAPH:
+        return "full"
     predicted = table.growth * torch.finfo(torch.float64).eps
     return "reversible" if predicted < TOLERABLE_ROUND_TRIP else "checkpoint"
+
+
+def count_saved_bytes(net: Net, x: Tensor, t: int) -> int:
+    """Return how many bytes one evaluation of a network keeps for its gradient by x."""
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:  # weights are kept anyhow
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        net(x.detach().requires_grad_(), t)
+    return sum(sizes.values())
 
 
 def differentiate(

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from doodl_cli.gradient import choose_memory, differentiate
+from doodl_cli.gradient import choose_memory, count_saved_bytes, differentiate
 from doodl_cli.sampling import SAMPLERS, make_grid, solve
 from tests.problems import make_noise, make_schedule, make_smooth_net, square_loss
 
@@ -147,10 +147,19 @@ def test_a_sample_has_the_same_gradient_alone_and_in_a_batch():
         assert relative(alone, [g[k : k + 1] for g in together]) < 1e-5
 
 
-def test_auto_inverts_only_where_rounding_stays_harmless():
+def test_the_bytes_of_a_call_are_those_of_its_intermediate_results():
+    """exp keeps its result, sin its input; what is there anyhow, x and the weight, is not counted."""
+    weight, x = torch.ones(4, 4, dtype=torch.float64), make_noise()
+    bytes_per_call = count_saved_bytes(lambda x, t: (weight * x).exp().sin(), x, 500)
+    assert bytes_per_call == x.nbytes
+
+
+def test_auto_keeps_a_small_graph_and_inverts_only_where_rounding_stays_harmless():
     schedule = make_schedule()
     assert choose_memory(SAMPLERS["edict"](make_grid(schedule, 50))) == "reversible"
     assert choose_memory(SAMPLERS["ddim"](make_grid(schedule, 50))) == "checkpoint"
+    assert choose_memory(SAMPLERS["bdia"](make_grid(schedule, 20)), "auto", 2**24) == "full"
+    assert choose_memory(SAMPLERS["bdia"](make_grid(schedule, 40)), "auto", 2**24) == "reversible"
     with pytest.raises(ValueError, match="memory=reversible: sampler=ddim"):
         choose_memory(SAMPLERS["ddim"](make_grid(schedule, 5)), "reversible")
     with pytest.raises(ValueError, match="memory=none: must be one of"):

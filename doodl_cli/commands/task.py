@@ -109,21 +109,25 @@ def make_problem(
     grid = find_grid(config, model)
     try:
         table = SAMPLERS[sampler.name](grid, **options)
-        memory = choose_memory(table, config.memory)
+        choose_memory(table, config.memory)
     except ValueError as error:
         raise UserError(str(error)) from error
     prompts = [config.prompt] * len(config.seeds)
+    net = model.net(prompts, [config.negative_prompt] * len(prompts), config.cfg_scale)
+    micro_batch = 1 if model.device.type == "cpu" else 0
+    n_together = micro_batch or len(prompts)
+    bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
     return Problem(
         table=table,
-        net=model.net(prompts, [config.negative_prompt] * len(prompts), config.cfg_scale),
+        net=net,
         decode=model.decode,
         guidance=guidance or {},
         evaluation=evaluation or {},
         prompts=prompts,
         seeds=config.seeds,
-        memory=memory,
+        memory=choose_memory(table, config.memory, bytes_per_call),
         device=model.device,
-        micro_batch=1 if model.device.type == "cpu" else 0,
+        micro_batch=micro_batch,
     )
 
 

@@ -5,6 +5,7 @@ scheduler); the scheduler's settings become a `Schedule` and are not used otherw
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from doodl_cli.errors import UserError
+from doodl_cli.gradient import count_saved_bytes
 from doodl_cli.models.classifier import Classifier, load_classifier
 from doodl_cli.models.clip import Clip, load_clip
 from doodl_cli.models.locate import (
@@ -28,6 +30,7 @@ from doodl_cli.models.locate import (
 from doodl_cli.sampling.schedule import PREDICTIONS, Schedule, cumulate, linear, scaled_linear
 from doodl_cli.sampling.solve import Net
 
+SMALL_NETWORK = 50_000_000  # parameters; the whole graph of a larger one is not worth counting
 SPACING = {"leading": "leading", "trailing": "trailing", "linspace": "trailing"}
 
 
@@ -116,6 +119,14 @@ class LatentModel:
         if cfg_scale != 1.0:
             context = torch.cat([self.encode_text(negative_prompts), context])
         return GuidedNet(self.unet, context, cfg_scale, self.calls)
+
+    @cached_property
+    def bytes_per_call(self) -> float:
+        """What one guided evaluation for one sample keeps for its gradient; inf if not small."""
+        if sum(p.numel() for p in self.unet.parameters()) > SMALL_NETWORK:
+            return math.inf
+        x = torch.zeros(1, *self.latent_shape, device=self.device)
+        return count_saved_bytes(replace(self, calls=Calls()).net([""], [""], 2.0), x, 0)
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Return pictures (b, 3, h, w), float32, about [-1, 1], of latents (b, c, h, w)."""
