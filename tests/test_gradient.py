@@ -148,7 +148,7 @@ def test_a_sample_has_the_same_gradient_alone_and_in_a_batch():
 
 
 def test_the_bytes_of_a_call_are_those_of_its_intermediate_results():
-    """exp keeps its result, sin its input; what is there anyhow, x and the weight, is not counted."""
+    """exp keeps its result, sin its input; x and the weight are there anyhow."""
     weight, x = torch.ones(4, 4, dtype=torch.float64), make_noise()
     bytes_per_call = count_saved_bytes(lambda x, t: (weight * x).exp().sin(), x, 500)
     assert bytes_per_call == x.nbytes
