@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from pictures import (
     ASSETS,
     N_TOKENS,
@@ -65,6 +66,21 @@ def build_clip(pair: str, vocab_size: int) -> tuple[torch.nn.Module, dict]:
     }
     # The same class as `create_model` chooses when a tokenizer is named.
     return open_clip.CLIP(**config), config
+
+
+@torch.no_grad()
+def smear(vae, picture: torch.Tensor, share: float, noise: float = 0.5) -> torch.Tensor:
+    """Decode a share of the pictures in [0, 1] from latents with noise of random strength.
+
+    Such pictures teach an embedding to see what is there rather than how clean it is.
+    """
+    if not share:
+        return picture
+    n = round(share * len(picture))
+    z = vae.encoder(2 * picture[:n].to(vae.dtype) - 1)[:, : vae.config.latent_channels]
+    strength = noise * torch.rand(n, 1, 1, 1, device=z.device, dtype=z.dtype)
+    z = z + strength * torch.randn_like(z) / vae.config.scaling_factor
+    return torch.cat([(vae.decoder(z).to(picture) / 2 + 0.5).clamp(0, 1), picture[n:]])
 
 
 def encode_both(model, picture, ids):
@@ -117,9 +133,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--vae", type=Path, default=ASSETS / "vae")
+    parser.add_argument("--noise", type=float, help="most Gaussian noise added")
+    parser.add_argument("--smeared", type=float, default=0.0, help="share of smeared pictures")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    noise = args.noise or {"A": 0.12, "B": 0.2}[args.pair]
     out = args.out or ASSETS / f"clip_{args.pair.lower()}"
     device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
@@ -163,6 +183,8 @@ def main() -> None:
     )
     parameters = [p for _, p in names]
     averages = [p.detach().clone() for p in parameters]
+    vae = AutoencoderKL.from_pretrained(args.vae).to(device).eval()
+    vae = vae if device == "cpu" else vae.to(torch.bfloat16)
     encode = encode_both if args.smoke else torch.compile(encode_both)
     while (share := clock.share()) < 1:
         set_rate(optimiser, args.rate * schedule(share, 0.06))
@@ -175,10 +197,11 @@ def main() -> None:
                 vary = torch.rand(args.batch, 1, 1, 1, device=device) < 0.25
                 picture = torch.where(vary, coloured, picture)
                 truth = colourfulness(picture) / 50
-                picture = soften(erase(picture, 0.3), noise=0.12, blur=0.5)
+                picture = soften(erase(smear(vae, picture, args.smeared), 0.3), noise, 0.5)
             else:
                 picture = compose(at, augmented=0.8, scale=(0.65, 1.1), shift=8, degrees=12)
-                picture = soften(erase(jitter_colours(picture, 0.2), 0.5), noise=0.2, blur=0.7)
+                picture = smear(vae, jitter_colours(picture, 0.2), args.smeared)
+                picture = soften(erase(picture, 0.5), noise, 0.7)
             mirrored = torch.rand(args.batch, 1, 1, 1, device=device) < 0.3
             mirrored &= single[at][:, None, None, None]
             picture = torch.where(mirrored, picture.flip(3), picture)
