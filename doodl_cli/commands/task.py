@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Config
+from doodl_cli.config import Checkpoint, Config
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import choose_memory
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
@@ -82,7 +83,10 @@ def settle_paths(section: Any) -> Any:
 
 def load(config: Config, device: torch.device) -> LatentModel:
     """Load the model that a configuration names. Raises UserError."""
-    return load_model(config.model.name, config.model.path, device, config.dtype)
+    model = config.model
+    if isinstance(model, Checkpoint):
+        return load_pipeline(model, device, config.dtype)
+    return load_model(model.name, model.path, device, config.dtype)
 
 
 def find_grid(config: Config, model: LatentModel) -> Grid:
