@@ -197,6 +197,8 @@ class Checkpoint(Model):
     variant: str | None = key("variant of its weights, as fp16; null: the plain ones")
     height: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
     width: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
+    lora: str | None = key("file of a LoRA to merge; null: none")
+    lora_scale: float = key("strength of the LoRA")
 
 
 MODELS = {

@@ -81,6 +81,7 @@ BAD_SETTINGS = [
     ([], "model.path: missing; must be a diffusers folder, or a name"),
     (["model.path=nowhere"], "model.path=nowhere: no such folder; must be a diffusers folder"),
     (["model.height=100"], "model.height=100: must be a multiple of 8"),
+    (["model.lora=nowhere"], "model.lora=nowhere: no such file; must be a LoRA's"),
     (["model.width=4"], "model.width=4: must be a whole number from 8 or null"),
     (["model=emoji", "model.width=64"], "model.width=64: needs model=diffusers"),
     (["model.held_out=null", "evaluate=clip_text_b"], "model.held_out=null: model=diffusers has"),

@@ -21,6 +21,7 @@ T = 400
 
 def settings_of(folder, **changes):
     values = {"variant": None, "height": None, "width": None, "held_out": None}
+    values |= {"lora": None, "lora_scale": 1.0}
     values |= {"heads": None, "clips": None, "n_crops": 16}
     return Checkpoint(name="diffusers", path=str(folder), **{**values, **changes})
 

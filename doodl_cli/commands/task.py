@@ -31,7 +31,7 @@ from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 LOCAL = "local-dir:"
-PATHS = ("path", "file", "pretrained")
+PATHS = ("path", "file", "pretrained", "lora")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 

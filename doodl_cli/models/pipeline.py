@@ -21,6 +21,8 @@ from doodl_cli.models.checkpoint import (
 )
 from doodl_cli.models.fetch import explain, quiet
 from doodl_cli.models.latent_model import LatentModel
+from doodl_cli.models.locate import hash_file
+from doodl_cli.models.lora import merge_lora
 from doodl_cli.models.scheduler import read_schedule, read_settings
 from doodl_cli.models.text import OneEncoder, TwoEncoders
 
@@ -33,11 +35,16 @@ def load_pipeline(settings: Checkpoint, device: torch.device, dtype: str) -> Lat
     `dtype` is what the networks compute in, except for an auto-encoder that overflows in float16.
     """
     assert settings.path is not None
+    lora = None if settings.lora is None else Path(settings.lora).expanduser()
+    if lora and not lora.is_file():
+        raise UserError(f"model.lora={lora}: no such file; must be a LoRA's")
     folder = find_checkpoint(settings.path, settings.variant)
     given = f"model.path={settings.path}"
     try:
         with quiet():
             parts = load_parts(folder, settings.variant, getattr(torch, dtype))
+            if lora:
+                merge_lora(parts, lora, settings.lora_scale)
             scheduler = read_settings(folder / "scheduler/scheduler_config.json")
             model = adapt(
                 parts,
@@ -50,11 +57,12 @@ def load_pipeline(settings: Checkpoint, device: torch.device, dtype: str) -> Lat
         raise
     except Exception as error:  # what they raise on damaged files has no common class
         raise UserError(f"{given}: cannot be loaded: {explain(error)}") from error
+    weights = hash_checkpoint(folder, settings.variant)
     return replace(
         model,
         name=settings.name,
         folder=folder,
-        weights=hash_checkpoint(folder, settings.variant),
+        weights=weights | ({str(lora): hash_file(lora)} if lora else {}),
         held_out=settings.held_out[0] if settings.held_out else None,
     )
 
