@@ -4,6 +4,7 @@ The families differ in their text encoders (text.py) and in what their scheduler
 (scheduler.py); everything else is the same UNet and the same auto-encoder.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from doodl_cli.config import Checkpoint
 from doodl_cli.errors import UserError
 from doodl_cli.models.checkpoint import (
+    FAMILIES,
+    SUPPORTED,
     find_checkpoint,
     hash_checkpoint,
     read_family,
@@ -113,9 +116,9 @@ def adapt(
             zero_for_none,
         )
         if vae.config.force_upcast and vae.dtype == torch.float16:  # SDXL's overflows
-            vae = vae.float()
+            vae = copy.deepcopy(vae).float()  # the pipeline's own stays as it is
     check_networks(unet, vae, text)
-    for network in [part for part in parts.values() if isinstance(part, torch.nn.Module)]:
+    for network in (unet, vae, *text.networks):
         network.to(device).eval().requires_grad_(False)
     return LatentModel(
         name="diffusers",
@@ -155,3 +158,23 @@ def find_shape(unet: Any, vae: Any, size: tuple[int | None, int | None]) -> tupl
     if h is None or w is None:
         raise ValueError("the UNet does not say its size; model.height and model.width must")
     return unet.config.in_channels, h, w
+
+
+def adapt_pipeline(
+    pipeline: Any, height: int | None = None, width: int | None = None
+) -> LatentModel:
+    """Return the model of a pipeline that diffusers has loaded, sharing its networks, frozen.
+
+    Its scheduler gives the noise schedule and the spacing, whatever sampler it is. Raises
+    ValueError for a pipeline that is not supported.
+    """
+    family = type(pipeline).__name__
+    if family not in FAMILIES:
+        raise ValueError(f"a {family}; must be {SUPPORTED}")
+    return adapt(
+        {name: part for name, part in pipeline.components.items() if part is not None},
+        pipeline.scheduler.config,
+        zero_for_none=pipeline.config.get("force_zeros_for_empty_prompt", True),
+        device=pipeline.unet.device,
+        size=(height, width),
+    )

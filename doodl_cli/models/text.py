@@ -27,6 +27,10 @@ class OneEncoder:
     encoder: Any
     tokenizer: Any
 
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        return (self.encoder,)
+
     def __call__(self, texts: list[str]) -> Embedding:
         tokens = tokenize(self.tokenizer, texts).to(self.encoder.device)
         mask = tokens["attention_mask"] if use_mask(self.encoder) else None
@@ -40,6 +44,10 @@ class TwoEncoders:
     encoders: tuple[Any, Any]
     tokenizers: tuple[Any, Any]
     zero_for_none: bool
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        return self.encoders
 
     def __call__(self, texts: list[str]) -> Embedding:
         outs = [
