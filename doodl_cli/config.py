@@ -184,9 +184,6 @@ class Model:
     n_crops: int = key("guidance.*.n_crops where a guidance looks at crops", least=0, most=1024)
     heads: list[Head] | None = key("guidance.aesthetic.heads; null: its own", entries=Head)
     clips: list[ClipChoice] | None = key("the CLIPs that guide; null: its own", entries=ClipChoice)
-    held_out: list[ClipChoice] | None = key(
-        "the CLIP that measures as clip_text_b; null: its own", entries=ClipChoice
-    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +194,9 @@ class Checkpoint(Model):
     variant: str | None = key("variant of its weights, as fp16; null: the plain ones")
     height: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
     width: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
+    held_out: list[ClipChoice] | None = key(
+        "the CLIP that measures as clip_text_b; null: none", entries=ClipChoice
+    )
     lora: str | None = key("file of a LoRA to merge; null: none")
     lora_scale: float = key("strength of the LoRA")
 
@@ -343,10 +343,10 @@ def check(config: Config) -> None:
 def check_model(config: Config) -> None:
     """Check a model's size, and that what scores its pictures is its own or named."""
     model = config.model
-    if model.held_out and len(model.held_out) > 1:
-        raise UserError("model.held_out: several; must be one CLIP")
     if not isinstance(model, Checkpoint):
         return
+    if model.held_out and len(model.held_out) > 1:
+        raise UserError("model.held_out: several; must be one CLIP")
     if not model.path:
         raise UserError(f"model.path: missing; must be {declared_keys(Checkpoint)['path'][1].help}")
     for name in ("height", "width"):
