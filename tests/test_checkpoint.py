@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from doodl_cli.cli import main
@@ -19,6 +20,7 @@ from tests.test_models import CPU, settings_of
 RUN = ["run", "model=diffusers", "guidance=colourfulness", "prompt=x", "device=cpu"]
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+WEIGHTS = (UNET, TEXT, "vae/diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,15 @@ def folder(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["doodl"])
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "checkpoint"
+
+
+def pickle_weights(folder):
+    """Turn a checkpoint's weights into .bin files, as they were published before safetensors."""
+    for file in WEIGHTS:
+        weights = load_file(folder / file)
+        (folder / file).unlink()
+        name = file.replace("text_encoder/model.", "text_encoder/pytorch_model.")
+        torch.save(weights, folder / name.replace("safetensors", "bin"))
 
 
 def edit(path, **changes):
@@ -121,6 +132,39 @@ def test_the_hubs_cache_is_used_without_the_network(folder, tmp_path, monkeypatc
     assert model.folder.name == "0" * 40
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_only_the_files_that_are_needed_are_fetched_and_bin_files_last(
+    kind, folder, tmp_path, monkeypatch
+):
+    """On a stand-in for the hub with the plain weights, a variant and what else is published."""
+    if kind == "bin":
+        pickle_weights(folder)
+    weights = [path for path in folder.rglob("*") if path.suffix in (".safetensors", ".bin")]
+    for path in weights:
+        path.with_suffix(f".fp16{path.suffix}").write_bytes(b"another variant")
+    (folder / "v1-5-pruned.safetensors").write_bytes(b"all in one")
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/model.safetensors").write_bytes(b"not needed")
+    fetched = tmp_path / "fetched"
+
+    def snapshot_download(repository, allow_patterns, local_files_only):
+        if local_files_only:
+            raise FileNotFoundError("nothing in the cache")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        names = [str(path.relative_to(folder)) for path in files]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            (fetched / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, fetched / name)
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    load_pipeline(settings_of("someone/tiny"), CPU, "float32")
+    found = [path for path in fetched.rglob("*") if path.suffix in (".safetensors", ".bin")]
+    assert sorted(path.relative_to(fetched) for path in found) == sorted(
+        path.relative_to(folder) for path in weights
+    )
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
 @pytest.mark.parametrize(
     "file", ["model_index.json", UNET, TEXT, "scheduler/scheduler_config.json"]
@@ -162,8 +206,8 @@ def test_a_checkpoint_that_is_not_supported_says_why(file, changes, line, folder
     assert line in fails([*RUN, f"model.path={folder}"], capfd)
 
 
-def rename_weights(folder, before, after, files=(UNET, TEXT, "vae/" + Path(UNET).name)):
-    for file in files:
+def rename_weights(folder, before, after):
+    for file in WEIGHTS:
         path = folder / file
         path.rename(path.with_name(path.name.replace(before, after)))
 
@@ -182,11 +226,7 @@ def test_a_variant_is_read_when_it_is_named_and_hinted_at_when_it_is_not(folder,
 def test_pickled_weights_are_read_as_tensors_only(folder, capfd):
     """A pickle that runs code is refused and its code does not run."""
     reference = load_pipeline(settings_of(folder), CPU, "float32")
-    for file in (UNET, TEXT):
-        weights = load_file(folder / file)
-        (folder / file).unlink()
-        name = file.replace("text_encoder/model.", "text_encoder/pytorch_model.")
-        torch.save(weights, folder / name.replace("safetensors", "bin"))
+    pickle_weights(folder)
     model = load_pipeline(settings_of(folder), CPU, "float32")
     assert torch.equal(model.encode_text(["x"]).states, reference.encode_text(["x"]).states)
     for name in (UNET.replace("safetensors", "bin"), "text_encoder/pytorch_model.bin"):
