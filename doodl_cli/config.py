@@ -51,7 +51,8 @@ class Sampler:
     name: str = key("the sampler")
     n_steps: int = key("denoising steps", least=1, most=1000)
     spacing: str | None = key(
-        "grid of timesteps; null: the checkpoint's own", choices=("leading", "trailing")
+        "grid of timesteps; null: the checkpoint's own",
+        choices=("leading", "trailing", "linspace"),
     )
 
 
@@ -181,8 +182,36 @@ class Model:
     name: str = key("the model")
     path: str | None = key("folder of its weights; null: where they belong")
     n_crops: int = key("guidance.*.n_crops where a guidance looks at crops", least=0, most=1024)
+    heads: list[Head] | None = key("guidance.aesthetic.heads; null: its own", entries=Head)
+    clips: list[ClipChoice] | None = key("the CLIPs that guide; null: its own", entries=ClipChoice)
 
 
+@dataclass(frozen=True)
+class Checkpoint(Model):
+    """A diffusers checkpoint; it brings no scorers of its own."""
+
+    path: str | None = key("a diffusers folder, or a name on the Hugging Face hub")
+    variant: str | None = key("variant of its weights, as fp16; null: the plain ones")
+    height: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
+    width: int | None = key("of the pictures, a multiple of 8; null: its own", least=8)
+    held_out: list[ClipChoice] | None = key(
+        "the CLIP that measures as clip_text_b; null: none", entries=ClipChoice
+    )
+    lora: str | None = key("file of a LoRA to merge; null: none")
+    lora_scale: float = key("strength of the LoRA")
+
+
+MODELS = {
+    "emoji": Model,
+    "diffusers": Checkpoint,
+    "sd14": Checkpoint,
+    "sd15": Checkpoint,
+    "sd2": Checkpoint,
+    "sd21": Checkpoint,
+    "sd_turbo": Checkpoint,
+    "sdxl": Checkpoint,
+    "sdxl_turbo": Checkpoint,
+}
 SAMPLERS = {"bdia": Bdia, "edict": Edict, "obelm": Sampler, "ddim": Sampler}
 OPTIMIZERS = {"doodl": Optimizer, "adam": Optimizer, "nesterov": Optimizer}
 GUIDANCES = {
@@ -251,7 +280,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     Raises UserError with the first key that is unknown, missing or out of range.
     """
     values = dict(values)
-    model = read_section(Model, values.pop("model", None), "model")
+    model = read_choice(MODELS, values.pop("model", None), "model")
     sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")
     optimizer = read_choice(OPTIMIZERS, values.pop("optimizer", None), "optimizer")
     guidance = {
@@ -285,6 +314,7 @@ def check(config: Config) -> None:
         )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
+    check_model(config)
     if config.memory == "reversible" and config.sampler.name == "ddim":
         raise UserError(
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
@@ -308,6 +338,43 @@ def check(config: Config) -> None:
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
         if text and any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{name}={text!r}: must be valid UTF-8")
+
+
+def check_model(config: Config) -> None:
+    """Check a model's size, and that what scores its pictures is its own or named."""
+    model = config.model
+    if not isinstance(model, Checkpoint):
+        return
+    if model.held_out and len(model.held_out) > 1:
+        raise UserError("model.held_out: several; must be one CLIP")
+    if not model.path:
+        raise UserError(f"model.path: missing; must be {declared_keys(Checkpoint)['path'][1].help}")
+    for name in ("height", "width"):
+        if (size := getattr(model, name)) and size % 8:
+            raise UserError(f"model.{name}={size}: must be a multiple of 8")
+    sections: Mapping[str, Mapping[str, Any]] = {
+        "guidance": config.guidance,
+        "evaluate": config.evaluate,
+    }
+    for group, settings in sections.items():
+        for name, chosen in settings.items():
+            for key in ("heads", "clips"):
+                if getattr(chosen, key, chosen) is None:
+                    raise UserError(
+                        f"{group}.{name}.{key}=null: model={model.name} has none of its own; must "
+                        f"be {declared_keys(type(chosen))[key][1].help}"
+                    )
+            if isinstance(chosen, Classifier) and chosen.source == "embedded":
+                raise UserError(
+                    f"{group}.{name}.source=embedded: model={model.name} has no classifier of its "
+                    "own; must be transformers or timm"
+                )
+    twins = [name for name in config.held_out if name in ("clip_text_b", "clip_image_b")]
+    if twins and not model.held_out:
+        raise UserError(
+            f"model.held_out=null: model={model.name} has no CLIP of its own to measure "
+            f"{twins[0]}; must be {{name, pretrained}}"
+        )
 
 
 def read_guidance(name: str, section: Any) -> GuidanceSettings:
@@ -406,7 +473,8 @@ def declared_keys(cls: type) -> dict[str, tuple[Any, Allowed]]:
 
 def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     """Yield every key that any configuration has: name, type, what is allowed, its choice."""
-    sections: list[tuple[str, type, str]] = [("", Config, ""), ("model.", Model, "")]
+    sections: list[tuple[str, type, str]] = [("", Config, "")]
+    sections += [("model.", cls, f"model={name}") for name, cls in MODELS.items()]
     sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]

@@ -69,7 +69,7 @@ BAD_INPUT = [
     ([*GOOD, "sampler.n_steps=many"], "sampler.n_steps=many: must be a whole number"),
     ([*GOOD, "sampler.n_steps=true"], "sampler.n_steps=true: must be a whole number"),
     ([*GOOD, f"sampler.n_steps={10**30}"], "from 1 to 1000"),
-    ([*GOOD, "sampler.spacing=even"], "must be one of leading, trailing or null"),
+    ([*GOOD, "sampler.spacing=even"], "must be one of leading, trailing, linspace or null"),
     ([*GOOD, "sampler.gamma=0.5"], "sampler.gamma=0.5: must be a number from 0.92 to 1"),
     ([*GOOD, "sampler.gamma=nan"], "sampler.gamma=nan: must be a number from 0.92 to 1"),
     ([*GOOD, "sampler=edict", "sampler.p=1.1"], "sampler.p=1.1: must be a number from 0.5 to 1"),

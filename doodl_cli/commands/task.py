@@ -20,17 +20,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Config
+from doodl_cli.config import Checkpoint, Config
 from doodl_cli.errors import UserError
-from doodl_cli.gradient import choose_memory
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
+from doodl_cli.problem import pose_problem
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 LOCAL = "local-dir:"
-PATHS = ("path", "file", "pretrained")
+PATHS = ("path", "file", "pretrained", "lora")
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
@@ -82,7 +83,10 @@ def settle_paths(section: Any) -> Any:
 
 def load(config: Config, device: torch.device) -> LatentModel:
     """Load the model that a configuration names. Raises UserError."""
-    return load_model(config.model.name, config.model.path, device, config.dtype)
+    model = config.model
+    if isinstance(model, Checkpoint):
+        return load_pipeline(model, device, config.dtype)
+    return load_model(model.name, model.path, device, config.dtype)
 
 
 def find_grid(config: Config, model: LatentModel) -> Grid:
@@ -108,27 +112,19 @@ def make_problem(
     options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
     grid = find_grid(config, model)
     try:
-        table = SAMPLERS[sampler.name](grid, **options)
-        choose_memory(table, config.memory)
+        return pose_problem(
+            model,
+            table=SAMPLERS[sampler.name](grid, **options),
+            prompts=[config.prompt] * len(config.seeds),
+            negative_prompt=config.negative_prompt,
+            seeds=config.seeds,
+            cfg_scale=config.cfg_scale,
+            memory=config.memory,
+            guidance=guidance or {},
+            evaluation=evaluation or {},
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
-    prompts = [config.prompt] * len(config.seeds)
-    net = model.net(prompts, [config.negative_prompt] * len(prompts), config.cfg_scale)
-    micro_batch = 1 if model.device.type == "cpu" else 0
-    n_together = micro_batch or len(prompts)
-    bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
-    return Problem(
-        table=table,
-        net=net,
-        decode=model.decode,
-        guidance=guidance or {},
-        evaluation=evaluation or {},
-        prompts=prompts,
-        seeds=config.seeds,
-        memory=choose_memory(table, config.memory, bytes_per_call),
-        device=model.device,
-        micro_batch=micro_batch,
-    )
 
 
 def make_settings(config: Config) -> Settings:

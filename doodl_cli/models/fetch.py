@@ -82,6 +82,8 @@ def quiet() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Return the first line of an error's message, cut where it is long."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:LONGEST].rstrip(".") if lines else type(error).__name__
+    """Return the first line of an error's message, or two if it announces one; cut where long."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:LONGEST].rstrip(".")

@@ -1,12 +1,10 @@
 """A latent diffusion model as the rest of the program sees it: text in, a net, pictures out.
 
-Reads a diffusers pipeline folder (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, tokenizer,
-scheduler); the scheduler's settings become a `Schedule` and are not used otherwise.
+`load_model` reads the embedded one, a diffusers pipeline folder with its scorers beside it.
 """
 
-import json
 import math
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from doodl_cli.config import ClipChoice
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import count_saved_bytes
 from doodl_cli.models.classifier import Classifier, load_classifier
@@ -27,11 +26,12 @@ from doodl_cli.models.locate import (
     find_folder,
     hash_file,
 )
-from doodl_cli.sampling.schedule import PREDICTIONS, Schedule, cumulate, linear, scaled_linear
+from doodl_cli.models.scheduler import read_schedule, read_settings
+from doodl_cli.models.text import Embedding, OneEncoder, TwoEncoders
+from doodl_cli.sampling.schedule import Schedule
 from doodl_cli.sampling.solve import Net
 
 SMALL_NETWORK = 50_000_000  # parameters; the whole graph of a larger one is not worth counting
-SPACING = {"leading": "leading", "trailing": "trailing", "linspace": "trailing"}
 
 
 @dataclass
@@ -47,19 +47,25 @@ class GuidedNet:
     """The UNet with its text and classifier-free guidance (Ho and Salimans 2022, 2207.12598).
 
     net = net_negative + cfg_scale (net_prompt - net_negative), one batch of two; `context` is
-    (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1.
+    (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1. `added` is what
+    else SDXL's UNet is conditioned on, in the same order.
     """
 
     unet: Any
     context: Tensor
     cfg_scale: float
     calls: Calls
+    added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, samples: slice) -> "GuidedNet":
         """Return the network of some of the samples."""
         halves = 1 if self.cfg_scale == 1.0 else 2
-        context = self.context.unflatten(0, (halves, -1))[:, samples].flatten(0, 1)
-        return replace(self, context=context)
+
+        def take(x: Tensor) -> Tensor:
+            return x.unflatten(0, (halves, -1))[:, samples].flatten(0, 1)
+
+        added = {name: take(x) for name, x in self.added.items()}
+        return replace(self, context=take(self.context), added=added)
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
         self.calls.network += len(x)
@@ -67,7 +73,13 @@ class GuidedNet:
         x = x.to(self.context.dtype)
         guided = len(self.context) == 2 * len(x)
         x = torch.cat([x, x]) if guided else x
-        out = self.unet(x, t, encoder_hidden_states=self.context, return_dict=False)[0]
+        out = self.unet(
+            x,
+            t,
+            encoder_hidden_states=self.context,
+            added_cond_kwargs=dict(self.added) or None,
+            return_dict=False,
+        )[0]
         if not guided:
             return out
         negative, positive = out.chunk(2)
@@ -78,7 +90,8 @@ class GuidedNet:
 class LatentModel:
     """A model in evaluation mode with frozen weights.
 
-    `latent_shape` is (c, h, w); `weights` maps file names to their sha256.
+    `latent_shape` is (c, h, w); `weights` maps file names to their sha256; `folder` is where the
+    scorers of the embedded model are, `held_out` the CLIP that measures for another one.
     """
 
     name: str
@@ -87,10 +100,10 @@ class LatentModel:
     latent_shape: tuple[int, int, int]
     unet: Any
     vae: Any
-    text_encoder: Any
-    tokenizer: Any
+    text: OneEncoder | TwoEncoders
     device: torch.device
     weights: dict[str, str]
+    held_out: ClipChoice | None = None
     calls: Calls = field(default_factory=Calls)
 
     @property
@@ -100,25 +113,35 @@ class LatentModel:
         return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
     @torch.no_grad()
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Return the text encoder's states (b, tokens, d); words beyond its length are cut."""
-        length = self.tokenizer.model_max_length
-        for text in dict.fromkeys(texts):
-            ids = self.tokenizer(text)["input_ids"]
-            if len(ids) > length:
-                rest = self.tokenizer.decode(ids[length - 1 : -1])
-                print(f"prompt: cut to {length - 2} tokens, without {rest!r}", file=sys.stderr)
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        return self.text_encoder(tokens["input_ids"].to(self.device)).last_hidden_state
+    def encode_text(self, texts: list[str]) -> Embedding:
+        """Return what the UNet is conditioned on; words beyond the encoder's length are cut."""
+        return self.text(texts)
+
+    @torch.no_grad()
+    def encode_negative(self, texts: list[str]) -> Embedding:
+        """Return what the UNet is conditioned on for what to keep away from."""
+        return self.text.negative(texts) if isinstance(self.text, TwoEncoders) else self.text(texts)
 
     def net(self, prompts: list[str], negative_prompts: list[str], cfg_scale: float) -> Net:
         """Return the guided network for one prompt a sample."""
-        context = self.encode_text(prompts)
+        states, pooled = self.encode_text(prompts)
         if cfg_scale != 1.0:
-            context = torch.cat([self.encode_text(negative_prompts), context])
-        return GuidedNet(self.unet, context, cfg_scale, self.calls)
+            negative = self.encode_negative(negative_prompts)
+            states = torch.cat([negative.states, states])
+            if pooled is not None and negative.pooled is not None:
+                pooled = torch.cat([negative.pooled, pooled])
+        states = states.to(self.unet.dtype)
+        added = {} if pooled is None else self.add_sizes(pooled.to(self.unet.dtype))
+        return GuidedNet(self.unet, states, cfg_scale, self.calls, added)
+
+    def add_sizes(self, pooled: Tensor) -> dict[str, Tensor]:
+        """Return SDXL's further conditions: pictures that were neither scaled nor cropped."""
+        height, width = self.picture_size
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device)
+        return {
+            "text_embeds": pooled,
+            "time_ids": sizes.to(pooled.dtype).expand(len(pooled), -1),
+        }
 
     @cached_property
     def bytes_per_call(self) -> float:
@@ -154,6 +177,10 @@ class LatentModel:
     @cached_property
     def clip_b(self) -> Clip:
         """The held-out pair: it measures and never guides."""
+        if self.held_out:
+            name, pretrained = self.held_out.name, self.held_out.pretrained
+            given = f"model.held_out={name} {pretrained or ''}".rstrip()
+            return load_clip(name, pretrained, self.device, given)
         name = f"local-dir:{self.folder / 'clip_b'}"
         return load_clip(name, None, self.device, f"model.path={self.folder}")
 
@@ -192,7 +219,7 @@ def load_model(name: str, path: str | None, device: torch.device, dtype: str) ->
     torch_dtype = getattr(torch, dtype)
     options = {"torch_dtype": torch_dtype, "low_cpu_mem_usage": False, "local_files_only": True}
     try:
-        schedule = read_schedule(folder / "scheduler/scheduler_config.json")
+        schedule = read_schedule(read_settings(folder / "scheduler/scheduler_config.json"))
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", **options)
         vae = AutoencoderKL.from_pretrained(folder / "vae", **options)
         text_encoder = CLIPTextModel.from_pretrained(
@@ -213,35 +240,9 @@ def load_model(name: str, path: str | None, device: torch.device, dtype: str) ->
         latent_shape=(unet.config.in_channels, size, size),
         unet=unet,
         vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
+        text=OneEncoder(text_encoder, tokenizer),
         device=device,
         weights={
             file: hash_file(folder / file) for file in (*PIPELINE_FILES, *SCORER_FILES)
         },
     )  # fmt: skip
-
-
-def read_schedule(path: Path) -> Schedule:
-    """Return the schedule that a diffusers scheduler_config.json describes.
-
-    Raises ValueError for what is not supported.
-    """
-    config = json.loads(path.read_text(encoding="utf-8"))
-    n_train = config.get("num_train_timesteps", 1000)
-    kinds = {"scaled_linear": scaled_linear, "linear": linear}
-    kind = config.get("beta_schedule", "linear")
-    prediction = config.get("prediction_type", "epsilon")
-    if kind not in kinds:
-        raise ValueError(f"beta_schedule {kind!r}: must be one of {', '.join(kinds)}")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction_type {prediction!r}: must be one of {', '.join(PREDICTIONS)}")
-    betas = kinds[kind](config.get("beta_start", 0.0001), config.get("beta_end", 0.02), n_train)
-    alpha_bar = cumulate(betas, config.get("rescale_betas_zero_snr", False))
-    return Schedule(
-        alpha_bar=alpha_bar,
-        alpha_bar_end=1.0 if config.get("set_alpha_to_one", True) else alpha_bar[0],
-        prediction=prediction,
-        spacing=SPACING.get(config.get("timestep_spacing", "leading"), "leading"),
-        offset=config.get("steps_offset", 0),
-    )

@@ -48,15 +48,17 @@ def check_files(folder: Path, files: tuple[str, ...]) -> None:
                 f"model.path={folder}: {file} is missing; must be a diffusers pipeline folder "
                 "with its scorers beside it"
             )
-        try:
-            whole = expected_size(path) == path.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise UserError(
-                f"model.path={folder}: {file} is truncated or damaged; must be a whole "
-                "safetensors file"
-            )
+        check_whole(path, f"model.path={folder}: {file}")
+
+
+def check_whole(path: Path, given: str) -> None:
+    """Check that a safetensors file is as long as its header says. Raises UserError."""
+    try:
+        whole = expected_size(path) == path.stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{given} is truncated or damaged; must be a whole safetensors file")
 
 
 def expected_size(path: Path) -> int:

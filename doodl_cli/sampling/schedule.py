@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 PREDICTIONS = ("epsilon", "v_prediction")
-SPACINGS = ("leading", "trailing")
+SPACINGS = ("leading", "trailing", "linspace")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ def linear(beta_start: float, beta_end: float, n: int = 1000) -> tuple[float, ..
     return tuple(beta_start + (beta_end - beta_start) * i / max(n - 1, 1) for i in range(n))
 
 
+def squared_cosine(n: int = 1000) -> tuple[float, ...]:
+    """Return n betas of alpha_bar(t) = cos^2 (Nichol and Dhariwal 2021, eq. 17), at most 0.999."""
+
+    def alpha_bar(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    return tuple(min(1.0 - alpha_bar((i + 1) / n) / alpha_bar(i / n), 0.999) for i in range(n))
+
+
 def cumulate(betas: tuple[float, ...], zero_snr: bool = False) -> tuple[float, ...]:
     """Return alpha_bar_t = prod_{s <= t} (1 - beta_s).
 
@@ -81,7 +90,8 @@ def make_grid(schedule: Schedule, n_steps: int, spacing: str | None = None) -> G
     """Return the grid of `n_steps` timesteps; each step ends where the next one starts.
 
     `leading` takes every (T // n)-th timestep from 0 on, plus the checkpoint's offset; `trailing`
-    counts down from the last one and so starts at pure noise (Lin et al. 2024, table 2).
+    counts down from the last one and so starts at pure noise; `linspace` goes from the last one to
+    0, both included (Lin et al. 2024, table 2).
 
     Raises ValueError if n_steps is not in 1..T or the spacing is unknown.
     """
@@ -95,6 +105,9 @@ def make_grid(schedule: Schedule, n_steps: int, spacing: str | None = None) -> G
         t = tuple(stride * i + offset for i in reversed(range(n_steps)))
     elif spacing == "trailing":
         t = tuple(round(n_train - i * n_train / n_steps) - 1 for i in range(n_steps))
+    elif spacing == "linspace":
+        step = (n_train - 1) / max(n_steps - 1, 1)
+        t = tuple(round(n_train - 1 - step * i) for i in range(n_steps))
     else:
         raise ValueError(f"sampler.spacing={spacing}: must be one of {', '.join(SPACINGS)}")
     alpha_bar = [schedule.alpha_bar[i] for i in t] + [schedule.alpha_bar_end]
