@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import Terminated, UserError
+from doodl_cli.errors import TERMINATING, Terminated, UserError
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
@@ -38,7 +38,7 @@ doodl VERB key=value ...
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    handler = signal.signal(signal.SIGTERM, terminate)
+    handlers = {number: signal.signal(number, terminate) for number in TERMINATING}
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         return 1
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -76,5 +77,5 @@ def dispatch(argv: list[str]) -> None:
 
 
 def terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Let SIGTERM unwind the stack, so that a run saves what it has."""
+    """Let a signal unwind the stack, so that a run saves what it has."""
     raise Terminated

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
+from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 LOCAL = "local-dir:"
@@ -50,7 +51,8 @@ def find_device(name: str) -> torch.device:
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
     model, init = settle_paths(config.model), settle_paths(config.init)
-    return replace(config, device=str(device), model=model, init=init)
+    prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
+    return replace(config, device=str(device), model=model, init=init, prompts=prompts)
 
 
 def settle_guidance(config: Config) -> Config:
@@ -96,14 +98,14 @@ def find_grid(config: Config, model: LatentModel) -> Grid:
 def make_problem(
     config: Config,
     model: LatentModel,
+    requests: Sequence[Request],
     guidance: dict[str, Any] | None = None,
     evaluation: dict[str, Callable[..., Tensor]] | None = None,
 ) -> Problem:
-    """Return what is to be optimised or rendered: a sample a seed, all with the same prompt.
+    """Return what is to be optimised or rendered: the samples of a batch.
 
     Raises UserError where the model's schedule or the memory mode forbids the sampler.
     """
-    assert config.prompt is not None
     sampler = config.sampler
     options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
     grid = find_grid(config, model)
@@ -112,8 +114,9 @@ def make_problem(
         choose_memory(table, config.memory)
     except ValueError as error:
         raise UserError(str(error)) from error
-    prompts = [config.prompt] * len(config.seeds)
-    net = model.net(prompts, [config.negative_prompt] * len(prompts), config.cfg_scale)
+    prompts = [request.prompt for request in requests]
+    negative_prompts = [request.negative_prompt for request in requests]
+    net = model.net(prompts, negative_prompts, config.cfg_scale)
     micro_batch = 1 if model.device.type == "cpu" else 0
     n_together = micro_batch or len(prompts)
     bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
@@ -124,7 +127,7 @@ def make_problem(
         guidance=guidance or {},
         evaluation=evaluation or {},
         prompts=prompts,
-        seeds=config.seeds,
+        seeds=[request.seed for request in requests],
         memory=choose_memory(table, config.memory, bytes_per_call),
         device=model.device,
         micro_batch=micro_batch,
@@ -213,19 +216,22 @@ def hydra_files(cfg: DictConfig) -> dict[str, str]:
 
 
 class Meter:
-    """What a run has cost since the meter was made."""
+    """What a run has cost since the meter was made, and `before`, as an earlier meter said."""
 
-    def __init__(self, model: LatentModel, device: torch.device) -> None:
+    def __init__(
+        self, model: LatentModel, device: torch.device, before: dict[str, Any] | None = None
+    ) -> None:
         self.model = model
         self.device = device
         self.began = time.monotonic()
+        self.before = before or {"network_calls": 0, "vjps": 0, "seconds": 0.0, "peak_bytes": None}
 
     def __call__(self) -> dict[str, Any]:
         return {
-            "network_calls": self.model.calls.network,
-            "vjps": self.model.calls.vjps,
-            "seconds": time.monotonic() - self.began,
-            "peak_bytes": peak_bytes(self.device),
+            "network_calls": self.before["network_calls"] + self.model.calls.network,
+            "vjps": self.before["vjps"] + self.model.calls.vjps,
+            "seconds": self.before["seconds"] + time.monotonic() - self.began,
+            "peak_bytes": max(peak_bytes(self.device) or 0, self.before["peak_bytes"] or 0) or None,
         }
 
 

@@ -7,6 +7,7 @@ scheduler); the scheduler's settings become a `Schedule` and are not used otherw
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +79,8 @@ class GuidedNet:
 class LatentModel:
     """A model in evaluation mode with frozen weights.
 
-    `latent_shape` is (c, h, w); `weights` maps file names to their sha256.
+    `latent_shape` is (c, h, w); `weights` maps file names to their sha256; `cut` holds
+    the texts that were said to be too long.
     """
 
     name: str
@@ -92,6 +94,7 @@ class LatentModel:
     device: torch.device
     weights: dict[str, str]
     calls: Calls = field(default_factory=Calls)
+    cut: set[str] = field(default_factory=set)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -99,15 +102,23 @@ class LatentModel:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Say, once a text, what is cut off because it is too long for the text encoder."""
+        length = self.tokenizer.model_max_length
+        for text in dict.fromkeys(texts):
+            if text in self.cut:
+                continue
+            ids = self.tokenizer(text)["input_ids"]
+            if len(ids) > length:
+                self.cut.add(text)
+                rest = self.tokenizer.decode(ids[length - 1 : -1])
+                print(f"prompt: cut to {length - 2} tokens, without {rest!r}", file=sys.stderr)
+
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Return the text encoder's states (b, tokens, d); words beyond its length are cut."""
+        self.check_texts(texts)
         length = self.tokenizer.model_max_length
-        for text in dict.fromkeys(texts):
-            ids = self.tokenizer(text)["input_ids"]
-            if len(ids) > length:
-                rest = self.tokenizer.decode(ids[length - 1 : -1])
-                print(f"prompt: cut to {length - 2} tokens, without {rest!r}", file=sys.stderr)
         tokens = self.tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )

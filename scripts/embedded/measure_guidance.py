@@ -32,6 +32,7 @@ from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import initial_noise, optimize
+from doodl_cli.requests import list_requests
 
 N_MAIN = 10  # prompts of the main job
 
@@ -54,7 +55,7 @@ def measure(
     config = replace(config, prompt=prompts[0], seed=seeds * len(prompts))
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
-    problem = task.make_problem(config, model, guidance, evaluation)
+    problem = task.make_problem(config, model, list_requests(config), guidance, evaluation)
     net = model.net(texts, [config.negative_prompt] * len(texts), config.cfg_scale)
     problem = replace(problem, net=net, prompts=texts, device=model.device)
     x_T = initial_noise(config.seeds, model.latent_shape)
