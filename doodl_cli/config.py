@@ -524,6 +524,17 @@ def show(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def mapping(section: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise UserError(f"{name}={show(section)}: must be a section of keys")

@@ -33,6 +33,7 @@ from torch import Tensor
 from doodl_cli.config import Config
 from doodl_cli.errors import TERMINATING, OutOfTime, Terminated
 from doodl_cli.figures import draw_curves, draw_grid, enlarge
+from doodl_cli.files import write_whole
 from doodl_cli.optimize import Record
 from doodl_cli.requests import FILE as REQUESTS_FILE
 from doodl_cli.requests import Request, list_requests, to_jsonl
@@ -404,11 +405,7 @@ class RunDirectory:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the directory, whole or not at all."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_whole(self.path / name, content)
 
 
 def describe_sample(sample: Sample) -> dict[str, Any]:

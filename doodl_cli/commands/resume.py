@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from doodl_cli.commands.saved import read_settings
-from doodl_cli.config import Config, read_config, show
+from doodl_cli.config import Config, flatten, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import Request
 
@@ -66,17 +65,6 @@ def change(saved: Config, composed: Config, given: list[str], force: bool, run: 
     for key in changed:
         put(values, key.split("."), now.get(key), key in now)
     return read_config(values)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def put(values: dict[str, Any], path: list[str], value: Any, present: bool) -> None:
