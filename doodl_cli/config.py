@@ -455,8 +455,10 @@ def unknown_key(name: str, value: Any = None, verb: str = "run") -> UserError:
     section = name.rpartition(".")[0]
     siblings = [key for key in known if section and key.rpartition(".")[0] == section]
     near = difflib.get_close_matches(name, siblings or known, n=1, cutoff=0.85 if siblings else 0.6)
-    if not near and not siblings:  # `n_step` for sampler.n_steps
-        leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    if not siblings and name in leaves:  # `n_steps` for sampler.n_steps
+        near = [leaves[name]]
+    elif not siblings and not near:
         near = [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1)]
     hint = f"did you mean {near[0]}?" if near else f"`doodl {verb} --help` lists the keys"
     if siblings:

@@ -41,7 +41,7 @@ from doodl_cli.state import FILE as STATE_FILE
 from doodl_cli.state import State
 
 FLUSH_SECONDS = 10.0
-FRAMES_FILE = "frames.part"  # raw bytes, until the trajectory is made of them
+FRAMES_FILE = "frames.raw"  # bytes of pictures, until the trajectory is made of them
 LOOP = "loop."  # before the names of the optimisation's own state
 OF_THE_SET = ("output_dir", "prompts", "n_seeds", "batch_size", "shard")
 FRAME_MILLISECONDS = 150
