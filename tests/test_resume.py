@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from doodl_cli.cli import main
+from doodl_cli.commands.destination import locked
+from doodl_cli.errors import UserError
 from doodl_cli.optimize import Settings, optimize
 from tests.problems import brightness, make_noise, make_problem
 from tests.test_cli import needs_weights
@@ -142,6 +145,8 @@ def test_a_signal_before_the_time_is_up_saves_and_the_run_goes_on(undisturbed, f
     run = folder / "run"
     process = start(*WORDS, f"output_dir={run}")
     wait_for_lines(process, run, 4)
+    with pytest.raises(UserError, match="another process is working on it"), locked(run):
+        pass
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate()
     assert process.returncode == 143
@@ -194,3 +199,17 @@ def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
     assert read_metadata(run)["status"] == "done"
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert settings["optimizer"]["n_iters"] == 1
+
+
+@needs_weights
+def test_an_edit_goes_on_without_its_picture(folder):
+    """The x_T it started from is in the state; the picture may be gone."""
+    Image.new("RGB", (64, 64), "red").save("red.png")
+    words = [*WORDS, "seed=3", "init=image", "init.path=red.png", "optimizer=adam"]
+    assert main([*words, "output_dir=whole"]) == 0
+    assert main([*words, "output_dir=run", "max_seconds=0.01"]) == 0
+    assert (folder / "run/state.safetensors").exists()
+    Path("red.png").unlink()
+    assert main(["run", "resume=run"]) == 0
+    assert_same_run(folder / "whole", folder / "run")
+    assert "done" in (folder / "run/doodl.log").read_text()

@@ -3,19 +3,39 @@
 import math
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from doodl_cli.errors import OutOfTime, Terminated
 from doodl_cli.optimize import Record
 from doodl_cli.run_directory import RunDirectory
 
 LINE_SECONDS = 10.0
 MANY = 16  # samples, whose means say more than a table
+
+
+@contextmanager
+def logged(directory: RunDirectory) -> Iterator[None]:
+    """Say in doodl.log when the work begins and how it ends."""
+    directory.log(f"{len(directory.requests)} samples on {directory.config.device}")
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        directory.log("interrupted")
+        raise
+    except OutOfTime as error:
+        directory.log(f"{error} are over")
+        raise
+    except Exception:
+        directory.log(traceback.format_exc().rstrip())
+        raise
+    directory.log("done")
 
 
 def follow(records: Iterable[Record], n_iters: int, directory: RunDirectory) -> Iterator[Record]:

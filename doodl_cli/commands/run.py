@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
+from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern, locked
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
@@ -54,24 +55,34 @@ def check(cfg: DictConfig) -> tuple[Config, list[Request], dict[str, Any] | None
 
 
 def run(cfg: DictConfig) -> None:
-    """Check, load, optimise batch by batch and save.
-
-    Nothing is written before the model is there.
-    """
+    """Check, load, optimise and save. Nothing is written before the model is there."""
     began = time.monotonic()
     config, requests, earlier = check(cfg)
     if earlier is None:
         path = find_destination(cfg)
         check_free(path, is_pattern(cfg))
-    else:
-        path = Path(cfg.resume).expanduser().absolute()
-        if earlier.get("status") == "done":
-            print("already done")
-            print(path)
-            return
+        work(cfg, config, requests, path, None, began)
+        return
+    path = Path(cfg.resume).expanduser().absolute()
+    if earlier.get("status") == "done":
+        print("already done")
+        print(path)
+        return
+    with locked(path):
+        work(cfg, config, requests, path, earlier, began)
 
+
+def work(
+    cfg: DictConfig,
+    config: Config,
+    requests: list[Request],
+    path: Path,
+    earlier: dict[str, Any] | None,
+    began: float,
+) -> None:
+    """Load, and optimise batch by batch: from the start, or from the state in the folder."""
     from doodl_cli.commands import task
-    from doodl_cli.commands.progress import follow, summarize
+    from doodl_cli.commands.progress import follow, logged, summarize
     from doodl_cli.commands.start import describe_start, find_start
     from doodl_cli.guidance import build_evaluation, build_guidance
     from doodl_cli.optimize import optimize
@@ -88,21 +99,26 @@ def run(cfg: DictConfig) -> None:
     settings = task.make_settings(config)
     first = requests[: config.batch_size]
     problem = task.make_problem(config, model, first, guidance, evaluation)
-    facts = task.collect_facts(config, model, problem) | {"init": describe_start(config)}
+    facts, hydra, start = task.collect_facts(config, model, problem), {}, None
     if earlier is None:
-        find_start(config, model, problem, first)  # raises before anything is written
+        start = find_start(config, model, problem, first)  # raises before anything is written
         path, hydra = claim(path, is_pattern(cfg)), task.hydra_files(cfg)
-    else:
-        hydra = {}
+    facts["init"] = (earlier or {}).get("init") or describe_start(config)
     cost = task.Meter(model, device, state.progress["cost"] if state else None)
     config = replace(config, output_dir=str(path))
     try:
-        with RunDirectory(path, config, facts, cost, hydra, requests, earlier, state) as directory:
+        with (
+            locked(path) if earlier is None else nullcontext(),
+            RunDirectory(path, config, facts, cost, hydra, requests, earlier, state) as directory,
+            logged(directory),
+        ):
             while directory.samples:
                 batch = [sample.request for sample in directory.samples]
                 problem = task.make_problem(config, model, batch, guidance, evaluation)
-                x_T, loop = find_start(config, model, problem, batch), directory.loop
-                records = optimize(problem, settings, x_T, loop)
+                if directory.loop is not None:
+                    start = directory.loop["x_T"][0], directory.loop["x_T"][1]
+                start = start or find_start(config, model, problem, batch)
+                records = optimize(problem, settings, start, directory.loop)
                 for record in follow(records, settings.n_iters, directory):
                     directory.add(record)
                     last = directory.is_last_batch and record.iteration == settings.n_iters
@@ -110,6 +126,7 @@ def run(cfg: DictConfig) -> None:
                     if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
                         raise OutOfTime(f"max_seconds={cfg.max_seconds}")
                 directory.finish_batch()
+                start = None
     except (KeyboardInterrupt, Terminated):
         print(f"doodl: interrupted; go on with resume={path}", file=sys.stderr)
         raise

@@ -75,7 +75,7 @@ def sample(cfg: DictConfig) -> None:
         return problem, task.read_pair(files, f"x_T_{cfg.which}")
 
     # What cannot be used is said before anything is written.
-    problem, _ = prepare(requests[: config.batch_size])
+    problem, pair = prepare(requests[: config.batch_size])
     facts = task.collect_facts(config, model, problem)
     if latents:
         run = latents[0].parents[2]
@@ -87,7 +87,8 @@ def sample(cfg: DictConfig) -> None:
     config = replace(config, output_dir=str(path))
     with RunDirectory(path, config, facts, cost, hydra, requests) as directory:
         while directory.samples:
-            problem, pair = prepare([sample.request for sample in directory.samples])
+            if directory.batch > 0:
+                problem, pair = prepare([sample.request for sample in directory.samples])
             directory.add_pictures(render(problem, pair))
             directory.finish_batch()
     print(path)
