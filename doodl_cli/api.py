@@ -49,7 +49,7 @@ def optimize_pipeline(
         model,
         table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
         prompts=[prompt] * len(seeds),
-        negative_prompt=negative_prompt,
+        negative_prompts=[negative_prompt] * len(seeds),
         seeds=seeds,
         cfg_scale=cfg_scale,
         memory=memory,

@@ -14,12 +14,13 @@ from types import FrameType
 from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import Terminated, UserError
+from doodl_cli.errors import TERMINATING, Terminated, UserError
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
     "sample": "render a prompt, or a run's saved noise, without optimising",
     "models": "list the configured models and whether their weights are here",
+    "report": "put runs side by side: report.html and results.csv",
     "invert": "find the noise that renders a picture of yours",
 }
 
@@ -38,7 +39,7 @@ doodl VERB key=value ...
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    handler = signal.signal(signal.SIGTERM, terminate)
+    handlers = {number: signal.signal(number, terminate) for number in TERMINATING}
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         return 1
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -76,5 +78,5 @@ def dispatch(argv: list[str]) -> None:
 
 
 def terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Let SIGTERM unwind the stack, so that a run saves what it has."""
+    """Let a signal unwind the stack, so that a run saves what it has."""
     raise Terminated

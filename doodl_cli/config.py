@@ -236,7 +236,11 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUPS = (
     "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
 )  # fmt: skip
-OF_VERB = {"sample": ("run", "which"), "invert": ("image",)}
+OF_VERB = {
+    "run": ("resume", "force", "max_seconds"),
+    "sample": ("run", "which"),
+    "invert": ("image",),
+}
 
 
 @dataclass(frozen=True)
@@ -244,8 +248,12 @@ class Config:
     """A checked configuration. `prompt` is None where none was given."""
 
     prompt: str | None = key("text of the picture, needed; any characters")
+    prompts: str | None = key("a file of them instead: a prompt a line, .csv or .jsonl")
     negative_prompt: str = key("text to keep away from")
     seed: Any = key("a whole number, or a list of them: one picture each")
+    n_seeds: int | None = key("as many seeds, from `seed` on", least=1, most=100_000)
+    batch_size: int = key("samples that are optimised together", least=1, most=10_000)
+    shard: str | None = key("i/n: of all samples each n-th, from the i-th (0 to n-1) on")
     cfg_scale: float = key("classifier-free guidance scale", least=0)
     device: str = key("auto, cpu, cuda, cuda:N or mps")
     dtype: str = key("what the networks compute in", choices=DTYPES)
@@ -260,7 +268,9 @@ class Config:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds, one a sample."""
+        """The seeds, one a sample and prompt."""
+        if self.n_seeds is not None:
+            return list(range(self.seed, self.seed + self.n_seeds))
         return self.seed if isinstance(self.seed, list) else [self.seed]
 
     @property
@@ -307,6 +317,10 @@ def read_config(values: Mapping[str, Any]) -> Config:
 
 def check(config: Config) -> None:
     """Check what one key's range cannot say."""
+    if config.n_seeds is not None and not is_whole(config.seed):
+        raise UserError(
+            f"seed={show(config.seed)}: must be the first seed where n_seeds={config.n_seeds}"
+        )
     seeds = config.seeds
     if not seeds or not all(is_whole(seed) and 0 <= seed < 2**63 for seed in seeds):
         raise UserError(
@@ -333,6 +347,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"optimizer.stop_on={show(config.optimizer.stop_on)}: must be {names}, or null"
         )
+    if config.prompt is not None and config.prompts is not None:
+        raise UserError(f"prompts={config.prompts}: must be given without prompt")
+    shard = re.fullmatch(r"(\d{1,9})/(\d{1,9})", config.shard or "0/1")
+    if not shard or int(shard[1]) >= int(shard[2]):
+        raise UserError(f"shard={show(config.shard)}: must be i/n, with i from 0 to n-1")
     if config.output_dir == "":
         raise UserError("output_dir=: must name a folder")
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
@@ -504,8 +523,10 @@ def unknown_key(name: str, value: Any = None, verb: str = "run") -> UserError:
     section = name.rpartition(".")[0]
     siblings = [key for key in known if section and key.rpartition(".")[0] == section]
     near = difflib.get_close_matches(name, siblings or known, n=1, cutoff=0.85 if siblings else 0.6)
-    if not near and not siblings:  # `n_step` for sampler.n_steps
-        leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    if not siblings and name in leaves:  # `n_steps` for sampler.n_steps
+        near = [leaves[name]]
+    elif not siblings and not near:
         near = [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1)]
     hint = f"did you mean {near[0]}?" if near else f"`doodl {verb} --help` lists the keys"
     if siblings:
@@ -571,6 +592,17 @@ def show(value: Any) -> str:
     text = str(value)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def mapping(section: Any, name: str) -> Mapping[str, Any]:

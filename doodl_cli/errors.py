@@ -1,9 +1,18 @@
 """The exceptions that the command line turns into an exit code of their own."""
 
+import signal
+
+# What a cluster sends before it kills; Windows has no SIGUSR1.
+TERMINATING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
 
 class UserError(Exception):
     """The input is at fault: one line with the key, its value and what is allowed (exit 2)."""
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived (exit 143). Like KeyboardInterrupt, `except Exception` lets it pass."""
+    """SIGTERM or SIGUSR1 arrived (exit 143). `except Exception` lets it pass."""
+
+
+class OutOfTime(Exception):
+    """max_seconds are nearly over: what there is is saved, and the run can be resumed (exit 0)."""

@@ -16,7 +16,7 @@ def pose_problem(
     model: LatentModel,
     table: Table,
     prompts: Sequence[str],
-    negative_prompt: str,
+    negative_prompts: Sequence[str],
     seeds: Sequence[int],
     cfg_scale: float,
     memory: str,
@@ -28,7 +28,7 @@ def pose_problem(
     Raises ValueError where the memory mode forbids the sampler.
     """
     choose_memory(table, memory)
-    net = model.net(list(prompts), [negative_prompt] * len(prompts), cfg_scale)
+    net = model.net(list(prompts), list(negative_prompts), cfg_scale)
     micro_batch = 1 if model.device.type == "cpu" else 0
     n_together = micro_batch or len(prompts)
     bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf

@@ -1,8 +1,11 @@
 """The files of a run: records go in; pictures, curves, latents and metadata come out.
 
-Every file but the history is written under another name and then moved into place, so that none is
-ever half there. What a run has found so far is on disk while it goes on: the history line by line,
-pictures and metadata every few seconds.
+Every file but the logs is written under another name and then moved into place, so that none is
+ever half there. What a run has found so far is on disk while it goes on: history, frames and state
+at every iteration, pictures and metadata every few seconds.
+
+Samples come in batches, one after another; of those that are finished only the metadata is kept in
+memory.
 """
 
 import io
@@ -12,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,11 +31,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from doodl_cli.config import Config
-from doodl_cli.errors import Terminated
+from doodl_cli.errors import TERMINATING, OutOfTime, Terminated
 from doodl_cli.figures import draw_curves, draw_grid, enlarge
+from doodl_cli.files import write_whole
 from doodl_cli.optimize import Record
+from doodl_cli.requests import FILE as REQUESTS_FILE
+from doodl_cli.requests import Request, list_requests, to_jsonl
+from doodl_cli.state import FILE as STATE_FILE
+from doodl_cli.state import State
 
 FLUSH_SECONDS = 10.0
+FRAMES_FILE = "frames.raw"  # bytes of pictures, until the trajectory is made of them
+LOOP = "loop."  # before the names of the optimisation's own state
+OF_THE_SET = ("output_dir", "prompts", "n_seeds", "batch_size", "shard")
 FRAME_MILLISECONDS = 150
 
 
@@ -51,8 +62,7 @@ class Iterate:
 class Sample:
     """What is kept of a sample: three iterates, its lines of the history, its pictures."""
 
-    prompt: str
-    seed: int
+    request: Request
     initial: Iterate | None = None
     best: Iterate | None = None
     final: Iterate | None = None
@@ -71,7 +81,8 @@ class RunDirectory:
     """A run's folder. A context manager: leaving it, for whatever reason, writes all there is.
 
     `facts` is what metadata.json says from the start; `cost` returns what the run has cost so far;
-    `hydra` holds the files of .hydra/ by name.
+    `hydra` holds the files of .hydra/ by name. `requests` are those of all batches; `earlier` is
+    the metadata of the run that this one goes on with, and `state` where it does.
     """
 
     def __init__(
@@ -81,20 +92,52 @@ class RunDirectory:
         facts: dict[str, Any],
         cost: Callable[[], dict[str, Any]],
         hydra: dict[str, str],
+        requests: Sequence[Request] | None = None,
+        earlier: dict[str, Any] | None = None,
+        state: State | None = None,
     ) -> None:
-        assert config.prompt is not None
         self.path = path
         self.config = config
-        self.facts = {"started": datetime.now().astimezone().isoformat(), **facts}
+        self.requests = list_requests(config) if requests is None else requests
+        started = datetime.now().astimezone().isoformat()
+        self.facts = {"started": (earlier or {}).get("started", started), **facts}
         self.cost = cost
-        self.samples = [Sample(config.prompt, seed) for seed in config.seeds]
         self.round_trip_error = math.nan
         self.flushed = time.monotonic()
+        progress: dict[str, Any] = (
+            state.progress if state else {"batch": 0, "finished": 0, "bytes": [0, 0]}
+        )
+        self.batch = progress["batch"]
+        self.finished = (earlier or {}).get("samples", [])[: progress["finished"]]
+        self.samples: list[Sample] = []
+        self.loop: dict[str, Tensor] | None = None  # what the batch's optimisation goes on from
+        self.history_start, self.history_end = progress["bytes"]
+        self.begin(self.batches[self.batch] if self.batch < len(self.batches) else [])
+        if state is not None:
+            self.restore(state)
+        elif earlier is not None:
+            self.cut_logs([0] * len(self.samples))
         for name, text in hydra.items():
             self.write(f".hydra/{name}", text.encode())
+        if config.prompts and earlier is None:
+            self.write(REQUESTS_FILE, to_jsonl(self.requests).encode())
         settings = yaml.safe_dump(config.to_dict(), allow_unicode=True, sort_keys=False)
         self.write("config.yaml", settings.encode())
         self.write_metadata("running")
+
+    @property
+    def is_last_batch(self) -> bool:
+        return self.batch + 1 == len(self.batches)
+
+    @property
+    def batches(self) -> list[Sequence[Request]]:
+        """The requests as they are worked on."""
+        n = self.config.batch_size
+        return [self.requests[at : at + n] for at in range(0, len(self.requests), n)]
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Take up the samples of a batch."""
+        self.samples = [Sample(request) for request in requests]
 
     def __enter__(self) -> Self:
         return self
@@ -109,14 +152,101 @@ class RunDirectory:
         if kind is not None:
             interrupted = issubclass(kind, KeyboardInterrupt | Terminated)
             status = "interrupted" if interrupted else "failed"
+            status = "out of time" if issubclass(kind, OutOfTime) else status
+            if status == "failed":
+                self.facts["error"] = f"{kind.__name__}: {error}"
         with signals_deferred():
             try:
                 self.write_results()
-            except BaseException:
+            except BaseException as late:
                 status = "failed"
+                self.facts.setdefault("error", f"{type(late).__name__}: {late}")
                 raise
             finally:
                 self.write_metadata(status)
+        if status == "done":
+            (self.path / STATE_FILE).unlink(missing_ok=True)
+            for frames in self.path.glob(f"samples/*/{FRAMES_FILE}"):
+                frames.unlink()
+
+    def finish_batch(self) -> None:
+        """Write the results of the batch and take up the next one's samples."""
+        with signals_deferred():
+            self.write_results()
+            self.finished += [describe_sample(sample) for sample in self.samples]
+            self.samples = []
+            self.write_metadata("running")
+            self.batch += 1
+            self.loop = None
+            self.history_start = self.history_end
+            self.begin(self.batches[self.batch] if self.batch < len(self.batches) else [])
+            self.write_state({})
+
+    def restore(self, state: State) -> None:
+        """Put the samples back to where they were when the state was written."""
+        self.round_trip_error = state.progress["round_trip_error"]
+        kept = state.progress["samples"]
+        sizes = [sample["n_frames"] * state.progress["frame_bytes"] for sample in kept]
+        self.cut_logs(sizes or [0] * len(self.samples))
+        if not state.tensors:
+            return
+        self.loop = {
+            name.removeprefix(LOOP): tensor
+            for name, tensor in state.tensors.items()
+            if name.startswith(LOOP)
+        }
+        history = self.path / "history.jsonl"
+        with history.open("rb") as file:
+            file.seek(self.history_start)
+            lines = [from_json(line) for line in file]
+        for i, (sample, facts) in enumerate(zip(self.samples, kept, strict=True)):
+            sample.history = [line for line in lines if line["sample"] == sample.request.number]
+            data = bytearray(self.frames_file(sample).read_bytes())
+            frames = torch.frombuffer(data, dtype=torch.uint8).view(-1, *state.progress["picture"])
+            sample.frames = list(frames)
+            sample.stopped = facts["stopped"]
+            for name in ("initial", "best", "final"):
+                iteration = facts[name]
+                line, pair = sample.history[iteration], state.tensors[name][i].clone()
+                scores = line["guidance"], line["evaluate"]
+                setattr(sample, name, Iterate(iteration, frames[iteration], pair, *scores))
+
+    def cut_logs(self, frame_bytes: Sequence[int]) -> None:
+        """Cut off what the logs got after the state was written."""
+        if (self.path / "history.jsonl").exists():
+            os.truncate(self.path / "history.jsonl", self.history_end)
+        for sample, size in zip(self.samples, frame_bytes, strict=True):
+            if self.frames_file(sample).exists():
+                os.truncate(self.frames_file(sample), size)
+
+    def write_state(self, loop: dict[str, Tensor]) -> None:
+        """Write what the run goes on from; `loop` is the optimisation's own state, if any."""
+        tensors = {LOOP + name: tensor for name, tensor in loop.items()}
+        samples = []
+        for sample in self.samples if loop else []:
+            iterates = sample.iterates.items()
+            named = {name: iterate.iteration for name, iterate in iterates}
+            samples.append({**named, "stopped": sample.stopped, "n_frames": len(sample.frames)})
+        for name in ("initial", "best", "final") if loop else ():
+            pairs = [sample.iterates[name].pair for sample in self.samples]
+            tensors[name] = torch.stack([pair for pair in pairs if pair is not None])
+        frame = self.samples[0].frames[0] if loop else torch.empty(0)
+        progress = {
+            "batch": self.batch,
+            "finished": len(self.finished),
+            "bytes": [self.history_start, self.history_end],
+            "round_trip_error": self.round_trip_error,
+            "cost": self.cost(),
+            "samples": samples,
+            "picture": list(frame.shape),
+            "frame_bytes": frame.numel(),
+        }
+        self.write(STATE_FILE, State(progress, tensors).encode())
+
+    def log(self, line: str) -> None:
+        """Add a line with the time to doodl.log."""
+        with (self.path / "doodl.log").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {line}\n")
 
     def add(self, record: Record) -> None:
         """Take in an iteration of every sample that has not stopped."""
@@ -126,10 +256,13 @@ class RunDirectory:
                 for i, sample in enumerate(self.samples)
                 if not sample.stopped
             ]
-            with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(f"{to_json(line)}\n" for line in lines)
+            with (self.path / "history.jsonl").open("ab") as file:
+                file.writelines(f"{to_json(line)}\n".encode() for line in lines)
+                self.history_end = file.tell()
             for error in record.round_trip_error:
                 self.round_trip_error = largest(self.round_trip_error, error)
+            if record.state:
+                self.write_state(record.state)
             if record.iteration == 0 or time.monotonic() - self.flushed > FLUSH_SECONDS:
                 self.write_pictures()
                 self.write_metadata("running")
@@ -151,12 +284,12 @@ class RunDirectory:
             sample.stopped = record.stopped[i]
         if record.active[i] or sample.initial is None:
             sample.final = iterate
-            sample.frames.append(iterate.image)
+            self.add_frame(sample, iterate.image)
         if record.best[i] or sample.best is None:
             sample.best = iterate
         sample.initial = sample.initial or iterate
         line = {
-            "sample": i,
+            "sample": sample.request.number,
             "iteration": record.iteration,
             "loss": record.loss[i],
             "guidance": iterate.guidance,
@@ -174,6 +307,20 @@ class RunDirectory:
         sample.history.append(line)
         return line
 
+    def add_frame(self, sample: Sample, image: Tensor) -> None:
+        """Keep a picture of the trajectory, on disk as well, for a run that goes on from here."""
+        sample.frames.append(image)
+        path = self.frames_file(sample)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(image.contiguous().numpy().tobytes())
+
+    def frames_file(self, sample: Sample) -> Path:
+        return self.folder(sample) / FRAMES_FILE
+
+    def folder(self, sample: Sample) -> Path:
+        return self.path / "samples" / sample.request.name
+
     def add_pictures(self, images: Tensor) -> None:
         """Take in pictures (b, 3, h, w) that were rendered without being optimised."""
         for sample, image in zip(self.samples, images, strict=True):
@@ -189,70 +336,85 @@ class RunDirectory:
             sample.initial = sample.best = sample.final = iterate
 
     def write_results(self) -> None:
-        """Write every file that sums up the run so far."""
+        """Write every file that sums up the batch so far."""
         self.write_pictures()
         self.write_latents()
         if not any(sample.history for sample in self.samples):
             return
-        for i, sample in enumerate(self.samples):
-            self.write(f"samples/{i:03}/trajectory.webp", to_webp(sample.frames))
+        for sample in self.samples:
+            name = f"samples/{sample.request.name}/trajectory.webp"
+            self.write(name, to_webp(sample.frames))
+        folder = f"batches/{self.batch:03}/" if len(self.batches) > 1 else ""
         rows = [[caption(sample, name) for name in ("initial", "best")] for sample in self.samples]
-        self.write("grid.png", to_png(draw_grid(rows)))
+        self.write(f"{folder}grid.png", to_png(draw_grid(rows)))
         histories = [sample.history for sample in self.samples]
         best = [sample.iterates["best"].iteration for sample in self.samples]
-        self.write("loss.png", draw_curves(histories, best))
+        self.write(f"{folder}loss.png", draw_curves(histories, best))
 
     def write_latents(self) -> None:
-        for i, sample in enumerate(self.samples):
+        for sample in self.samples:
             pairs = {
                 f"x_T_{name}": iterate.pair.clone()  # safetensors refuses one tensor twice
                 for name, iterate in sample.iterates.items()
                 if iterate.pair is not None
             }
             if pairs:
-                self.write(f"samples/{i:03}/latents.safetensors", save(pairs))
+                self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 
     def write_pictures(self) -> None:
-        settings = self.config.to_dict()
-        del settings["output_dir"]  # a picture rendered again elsewhere is the same file
-        for i, sample in enumerate(self.samples):
+        # A picture made again elsewhere, alone or beside others, is the same file.
+        settings = {k: v for k, v in self.config.to_dict().items() if k not in OF_THE_SET}
+        for sample in self.samples:
+            request = sample.request
             text = {
-                "prompt": sample.prompt,
-                "negative_prompt": self.config.negative_prompt,
-                "seed": str(sample.seed),
+                "prompt": request.prompt,
+                "negative_prompt": request.negative_prompt,
+                "seed": str(request.seed),
                 "model": self.config.model.name,
-                "settings": to_json(settings),
+                "settings": to_json(
+                    {
+                        **settings,
+                        "prompt": request.prompt,
+                        "negative_prompt": request.negative_prompt,
+                        "seed": request.seed,
+                    }
+                ),
             }
             for name, iterate in sample.iterates.items():
-                self.write(f"samples/{i:03}/{name}.png", to_png(to_image(iterate.image), text))
+                picture = to_png(to_image(iterate.image), text)
+                self.write(f"samples/{request.name}/{name}.png", picture)
 
     def write_metadata(self, status: str) -> None:
+        samples = self.describe()
         metadata = {
             "status": status,
             **self.facts,
-            "seeds": [sample.seed for sample in self.samples],
-            "prompts": [sample.prompt for sample in self.samples],
+            "n_samples": len(self.requests),
+            "n_finished": len(self.requests) if status == "done" else len(self.finished),
+            "seeds": [sample["seed"] for sample in samples],
+            "prompts": [sample["prompt"] for sample in samples],
             "round_trip_error": self.round_trip_error,
             "cost": self.cost(),
-            "samples": [describe_sample(sample) for sample in self.samples],
+            "samples": samples,
         }
         self.write("metadata.json", f"{to_json(metadata, indent=2)}\n".encode())
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the entries in metadata.json of the samples so far."""
+        return [*self.finished, *map(describe_sample, self.samples)]
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the directory, whole or not at all."""
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_whole(self.path / name, content)
 
 
 def describe_sample(sample: Sample) -> dict[str, Any]:
     """Return a sample's entry in metadata.json."""
     iterates = sample.iterates
     return {
-        "prompt": sample.prompt,
-        "seed": sample.seed,
+        **({} if sample.request.name.isdigit() else {"id": sample.request.name}),
+        "prompt": sample.request.prompt,
+        "seed": sample.request.seed,
         "best_iteration": sample.best.iteration if sample.best else None,
         **{name: iterate.guidance for name, iterate in iterates.items()},
         "evaluate": {name: iterate.evaluate for name, iterate in iterates.items()},
@@ -264,7 +426,7 @@ def caption(sample: Sample, name: str) -> tuple[Image.Image, list[str]]:
     """Return a picture for the grid and the lines below it."""
     iterate = sample.iterates[name]
     scores = [f"{term} {score:.4g}" for term, score in iterate.guidance.items()]
-    where = f"seed {sample.seed}, {name}"
+    where = f"seed {sample.request.seed}, {name}"
     if name == "best":
         where += f" (iteration {iterate.iteration})"
     return to_image(iterate.image), [where, *scores]
@@ -300,6 +462,17 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
+def from_json(line: str | bytes) -> Any:
+    """Decode what `to_json` encoded, null as NaN."""
+    return nan_for_null(json.loads(line))
+
+
+def nan_for_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: nan_for_null(v) for name, v in value.items()}
+    return math.nan if value is None else value
+
+
 def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: finite(v) for name, v in value.items()}
@@ -315,14 +488,14 @@ def largest(a: float, b: float) -> float:
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the files agree with each other again."""
+    """Let Ctrl-C, SIGTERM and SIGUSR1 wait until the files agree with each other again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, frame: arrived.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, *TERMINATING)
     }
     try:
         yield

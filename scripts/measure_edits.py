@@ -38,6 +38,7 @@ from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import optimize
 from doodl_cli.optimize.assess import from_8_bit
 from doodl_cli.pictures import psnr
+from doodl_cli.requests import list_requests
 from doodl_cli.run_directory import to_image
 
 sys.path.append(str(Path(__file__).parent / "embedded"))
@@ -63,7 +64,7 @@ def edit(drawing: Image.Image, config: Config, model: LatentModel) -> dict:
     """Invert, render and edit one drawing; return its figures, and its pictures (3, h, w)."""
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation({"colourfulness": GuidanceSettings(1.0, 0)}, {}, model)
-    problem = task.make_problem(config, model, guidance, evaluation)
+    problem = task.make_problem(config, model, list_requests(config), guidance, evaluation)
     inversion = invert_picture(drawing, config, model, problem)
     found = reconstruct(inversion, problem)
     for record in optimize(problem, task.make_settings(config), inversion.x_T):

@@ -30,6 +30,7 @@ from doodl_cli.config import GROUPS, show, unknown_key
 from doodl_cli.errors import UserError
 
 CONFIGS = "doodl_cli.configs"
+CONFIG_OF_VERB = {"run": "resume"}  # other verbs have one of their own name
 VERSION_BASE = "1.3"
 QUOTING = "a value with special characters needs quotes of its own"
 
@@ -57,16 +58,17 @@ def launch(
                 raise  # Hydra goes on with the other jobs and raises the first error at the end
             errors.append(error)  # raised below, without the lines that Hydra would add
 
+    config_name = CONFIG_OF_VERB.get(verb, verb)
     with explained(verb, flags.overrides):
         if flags.help:
             with composer(flags.config_dir) as compose:
-                print_help(verb, resolve(compose(verb, overrides)))
+                print_help(verb, resolve(compose(config_name, overrides)))
             return
         if flags.multirun:
-            check_sweep(verb, flags.config_dir, overrides, check)
+            check_sweep(config_name, flags.config_dir, overrides, check)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, to be explained here
         sys.argv = [f"doodl {verb}", *hydra_flags, *overrides]
-        hydra.main(f"pkg://{CONFIGS}", verb, VERSION_BASE)(job)()
+        hydra.main(f"pkg://{CONFIGS}", config_name, VERSION_BASE)(job)()
     if errors:
         raise errors[0]
 
@@ -99,7 +101,10 @@ def composer(config_dir: str | None) -> Iterator[Callable[..., DictConfig]]:
 
 
 def check_sweep(
-    verb: str, config_dir: str | None, overrides: list[str], check: Callable[[DictConfig], Any]
+    config_name: str,
+    config_dir: str | None,
+    overrides: list[str],
+    check: Callable[[DictConfig], Any],
 ) -> None:
     """Compose every job of a sweep and check that something in it can run, before Hydra writes.
 
@@ -116,7 +121,7 @@ def check_sweep(
             return  # an interval, which other sweepers draw from
         errors = []
         for job in jobs:
-            cfg = compose(verb, job)
+            cfg = compose(config_name, job)
             try:
                 check(cfg)
                 check_free(Path(cfg.output_dir))

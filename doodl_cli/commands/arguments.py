@@ -17,6 +17,8 @@ PATH_KEYS = (
     "model.path",
     "init.path",
     "run",
+    "resume",
+    "prompts",
     "image",
     IMAGES,
     "guidance.classifier.path",

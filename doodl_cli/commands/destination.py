@@ -2,6 +2,8 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -52,6 +54,29 @@ def claim(path: Path, pattern: bool = False) -> Path:
         except OSError as error:
             raise cannot_write(path, error) from error
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a second process from working on a run directory; a process that dies unlocks it.
+
+    Raises UserError where another process works on it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"resume={path}: another process is working on it") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -25,6 +25,10 @@ def print_help(verb: str, values: dict[str, Any]) -> None:
         print(f"  {group:16} {', '.join(choices(group))}")
     print("  guidance and evaluate take several: guidance=[aesthetic,clip_text]")
     print("\nKeys, with their defaults")
+    if verb == "run":
+        print(f"  {'resume=null':32}  a run directory that was cut short, to go on with")
+        print(f"  {'force=false':32}  let a resumed run change its settings")
+        print(f"  {'max_seconds=null':32}  stop in time, with the best so far; can be resumed")
     if verb == "sample":
         print(f"  {'run=null':32}  a run directory, to render its saved noise again")
         print(f"  {'which=best':32}  initial, best or final noise of that run")

@@ -8,6 +8,7 @@ from doodl_cli.commands.application import launch, resolve
 from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
 from doodl_cli.config import Config, ImageInit, read_config, show
 from doodl_cli.errors import UserError
+from doodl_cli.requests import list_requests
 
 
 def main(words: list[str]) -> None:
@@ -25,6 +26,8 @@ def check(cfg: DictConfig) -> Config:
     config = read_config(values)
     if config.init != ImageInit("image", image):
         raise UserError(f"init={config.init.name}: here the picture is given by image={image}")
+    if config.prompts is not None:
+        raise UserError(f"prompts={config.prompts}: must be one prompt: a picture has one x_T")
     if len(config.seeds) != 1:
         raise UserError(f"seed={show(config.seed)}: must be one number: a picture has one x_T")
     read_picture(image, "image")
@@ -46,7 +49,7 @@ def invert(cfg: DictConfig) -> None:
     config = task.settle(config, device)
     model = task.load(config, device)
     cost = task.Meter(model, device)
-    problem = task.make_problem(config, model)
+    problem = task.make_problem(config, model, list_requests(config))
     facts, hydra = task.collect_facts(config, model, problem), task.hydra_files(cfg)
     inversion = invert_picture(read_picture(cfg.image, "image"), config, model, problem)
     found = reconstruct(inversion, problem)

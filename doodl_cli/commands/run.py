@@ -1,65 +1,135 @@
 """`doodl run`: optimise x_T so that the finished picture scores better."""
 
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
+from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern, locked
+from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_start
-from doodl_cli.config import GUIDANCES, Config, read_config
-from doodl_cli.errors import Terminated, UserError
+from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
+from doodl_cli.errors import OutOfTime, Terminated, UserError
+from doodl_cli.requests import Request, list_requests
 
 
 def main(words: list[str]) -> None:
     launch("run", run, check, words)
 
 
-def check(cfg: DictConfig) -> Config:
-    """Return the checked configuration. Raises UserError."""
-    config = check_start(read_config(resolve(cfg)))
-    if config.prompt is None:
+def check(cfg: DictConfig) -> tuple[Config, list[Request], dict[str, Any] | None]:
+    """Return the checked configuration, its samples, and the metadata of the run to go on with.
+
+    Raises UserError.
+    """
+    values = resolve(cfg)
+    resume, force, seconds = (values.pop(key) for key in OWN_KEYS)
+    if not isinstance(force, bool):
+        raise UserError(f"force={show(force)}: must be true or false")
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and is_finite(seconds) and seconds > 0):
+        raise UserError(f"max_seconds={show(seconds)}: must be a number above 0 or null")
+    composed = read_config(values)
+    if resume is not None:
+        saved, requests, metadata = open_run(str(resume))
+        if not HydraConfig.initialized():  # a sweep is looked through before its jobs start
+            return saved, requests, metadata
+        words = HydraConfig.get().overrides.task
+        given = [word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words]
+        return change(saved, composed, given, force, resume), requests, metadata
+    if force:
+        raise UserError("force=true: needs resume=DIR")
+    config = check_start(composed)
+    if config.prompt is None and config.prompts is None:
         raise UserError('prompt: missing; must be text, as in prompt="a red apple"')
     if not config.guidance:
         names = ", ".join(GUIDANCES)
         raise UserError(f"guidance: missing; must be one of {names}, or a list: guidance=[a,b]")
-    return config
+    return config, list_requests(config), None
 
 
 def run(cfg: DictConfig) -> None:
     """Check, load, optimise and save. Nothing is written before the model is there."""
-    config = check(cfg)
-    path = find_destination(cfg)
-    check_free(path, is_pattern(cfg))
+    began = time.monotonic()
+    config, requests, earlier = check(cfg)
+    if earlier is None:
+        path = find_destination(cfg)
+        check_free(path, is_pattern(cfg))
+        work(cfg, config, requests, path, None, began)
+        return
+    path = Path(cfg.resume).expanduser().absolute()
+    if earlier.get("status") == "done":
+        print("already done")
+        print(path)
+        return
+    with locked(path):
+        work(cfg, config, requests, path, earlier, began)
 
+
+def work(
+    cfg: DictConfig,
+    config: Config,
+    requests: list[Request],
+    path: Path,
+    earlier: dict[str, Any] | None,
+    began: float,
+) -> None:
+    """Load, and optimise batch by batch: from the start, or from the state in the folder."""
     from doodl_cli.commands import task
-    from doodl_cli.commands.progress import follow, summarize
-    from doodl_cli.commands.start import find_start
+    from doodl_cli.commands.progress import follow, logged, summarize
+    from doodl_cli.commands.start import describe_start, find_start
     from doodl_cli.guidance import build_evaluation, build_guidance
     from doodl_cli.optimize import optimize
     from doodl_cli.run_directory import RunDirectory
+    from doodl_cli.state import read_state
 
+    state = None if earlier is None else read_state(path)
     device = task.find_device(config.device)
     config = task.settle_guidance(task.settle(config, device))
     model = task.load(config, device)
+    model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
-    problem = task.make_problem(config, model, guidance, evaluation)
-    facts, hydra = task.collect_facts(config, model, problem), task.hydra_files(cfg)
-    x_T, facts["init"] = find_start(config, model, problem)
-    cost = task.Meter(model, device)
-    path = claim(path, is_pattern(cfg))
+    settings = task.make_settings(config)
+    first = requests[: config.batch_size]
+    problem = task.make_problem(config, model, first, guidance, evaluation)
+    facts, hydra, start = task.collect_facts(config, model, problem), {}, None
+    if earlier is None:
+        start = find_start(config, model, problem, first)  # raises before anything is written
+        path, hydra = claim(path, is_pattern(cfg)), task.hydra_files(cfg)
+    facts["init"] = (earlier or {}).get("init") or describe_start(config)
+    cost = task.Meter(model, device, state.progress["cost"] if state else None)
     config = replace(config, output_dir=str(path))
     try:
-        with RunDirectory(path, config, facts, cost, hydra) as directory:
-            records = optimize(problem, task.make_settings(config), x_T)
-            for record in follow(records, config.optimizer.n_iters):
-                directory.add(record)
+        with (
+            locked(path) if earlier is None else nullcontext(),
+            RunDirectory(path, config, facts, cost, hydra, requests, earlier, state) as directory,
+            logged(directory),
+        ):
+            while directory.samples:
+                batch = [sample.request for sample in directory.samples]
+                problem = task.make_problem(config, model, batch, guidance, evaluation)
+                if directory.loop is not None:
+                    start = directory.loop["x_T"][0], directory.loop["x_T"][1]
+                start = start or find_start(config, model, problem, batch)
+                records = optimize(problem, settings, start, directory.loop)
+                for record in follow(records, settings.n_iters, directory):
+                    directory.add(record)
+                    last = directory.is_last_batch and record.iteration == settings.n_iters
+                    seconds = time.monotonic() - began
+                    if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
+                        raise OutOfTime(f"max_seconds={cfg.max_seconds}")
+                directory.finish_batch()
+                start = None
     except (KeyboardInterrupt, Terminated):
-        print(f"doodl: interrupted; what there is lies in {path}", file=sys.stderr)
+        print(f"doodl: interrupted; go on with resume={path}", file=sys.stderr)
         raise
-    for i, sample in enumerate(directory.samples):
-        if sample.stopped:
-            print(f"sample {i} (seed {sample.seed}) stopped: {sample.stopped}", file=sys.stderr)
+    except OutOfTime as error:
+        print(f"doodl: {error} are over; go on with resume={path}", file=sys.stderr)
     summarize(directory)

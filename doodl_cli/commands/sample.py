@@ -1,5 +1,6 @@
 """`doodl sample`: render a prompt, or a run's saved noise again, without optimising."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from doodl_cli.commands.destination import check_free, claim, find_destination, 
 from doodl_cli.commands.saved import check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
 from doodl_cli.errors import UserError
+from doodl_cli.requests import Request, list_requests
 
 BESIDE_RUN = ("run", "which", "output_dir", "device")
 
@@ -19,8 +21,8 @@ def main(words: list[str]) -> None:
     launch("sample", sample, check, words)
 
 
-def check(cfg: DictConfig) -> tuple[Config, list[Path]]:
-    """Return the checked configuration and, with `run`, the files of its latents, one a sample.
+def check(cfg: DictConfig) -> tuple[Config, list[Request], list[Path]]:
+    """Return the checked configuration, its samples and, with `run`, the files of their latents.
 
     Raises UserError.
     """
@@ -34,14 +36,14 @@ def check(cfg: DictConfig) -> tuple[Config, list[Path]]:
     if run is not None:
         return read_run(run, "run")
     config = check_start(config)
-    if config.prompt is None:
+    if config.prompt is None and config.prompts is None:
         raise UserError("prompt: missing; must be text, or give a run to render again: run=DIR")
-    return config, []
+    return config, list_requests(config), []
 
 
 def sample(cfg: DictConfig) -> None:
     """Check, load, render and save. Nothing is written before the model is there."""
-    config, latents = check(cfg)
+    config, requests, latents = check(cfg)
     given = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
     if latents:
         for key in given:
@@ -55,24 +57,38 @@ def sample(cfg: DictConfig) -> None:
     check_free(path, is_pattern(cfg))
 
     from doodl_cli.commands import task
-    from doodl_cli.commands.start import find_start
-    from doodl_cli.optimize import render
+    from doodl_cli.commands.start import describe_start, find_start
+    from doodl_cli.optimize import Problem, render
     from doodl_cli.run_directory import RunDirectory
+    from doodl_cli.sampling.solve import Pair
 
     device = task.find_device(config.device)
     config = task.settle(config, device)
     model = task.load(config, device)
-    problem = task.make_problem(config, model)
+    model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
+
+    def prepare(batch: Sequence[Request]) -> tuple[Problem, Pair]:
+        problem = task.make_problem(config, model, batch)
+        if not latents:
+            return problem, find_start(config, model, problem, batch)
+        files = [latents[requests.index(request)] for request in batch]
+        return problem, task.read_pair(files, f"x_T_{cfg.which}")
+
+    # What cannot be used is said before anything is written.
+    problem, pair = prepare(requests[: config.batch_size])
     facts = task.collect_facts(config, model, problem)
-    if not latents:
-        pair, facts["init"] = find_start(config, model, problem)
-    else:
-        pair = task.read_pair(latents, f"x_T_{cfg.which}")
+    if latents:
         run = latents[0].parents[2]
         facts["rendered_from"] = {"run": str(run.absolute()), "which": cfg.which}
+    else:
+        facts["init"] = describe_start(config)
     hydra, cost = task.hydra_files(cfg), task.Meter(model, device)
     path = claim(path, is_pattern(cfg))
     config = replace(config, output_dir=str(path))
-    with RunDirectory(path, config, facts, cost, hydra) as directory:
-        directory.add_pictures(render(problem, pair))
+    with RunDirectory(path, config, facts, cost, hydra, requests) as directory:
+        while directory.samples:
+            if directory.batch > 0:
+                problem, pair = prepare([sample.request for sample in directory.samples])
+            directory.add_pictures(render(problem, pair))
+            directory.finish_batch()
     print(path)

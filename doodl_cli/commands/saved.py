@@ -8,28 +8,36 @@ import yaml
 
 from doodl_cli.config import Config, ImageInit, LatentsInit, read_config, show
 from doodl_cli.errors import UserError
+from doodl_cli.requests import Request, list_requests, read_requests
 
 
-def read_run(run: str, key: str) -> tuple[Config, list[Path]]:
-    """Return the configuration of a run directory and the files of its latents, one a sample.
+def read_run(run: str, key: str) -> tuple[Config, list[Request], list[Path]]:
+    """Return a run directory's configuration, its samples and the files of their latents.
 
     `key` is what the user gave the run by. Raises UserError.
     """
+    config, requests = read_settings(run, key)
+    folder = Path(run).expanduser()
+    latents = [folder / f"samples/{request.name}/latents.safetensors" for request in requests]
+    for path in latents:
+        if not path.is_file():
+            raise UserError(f"{key}={run}: must be a finished run ({path} is missing)")
+    return config, requests, latents
+
+
+def read_settings(run: str, key: str) -> tuple[Config, list[Request]]:
+    """Return a run directory's configuration and its samples. Raises UserError."""
     folder = Path(run).expanduser()
     try:
         values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         config = read_config(values)
+        return config, read_requests(config, folder)
     except UserError as error:
         raise UserError(f"{key}={run}: config.yaml: {error}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, yaml.YAMLError) as error:
         raise UserError(
             f"{key}={run}: must be a run directory (no readable config.yaml)"
         ) from error
-    latents = [folder / f"samples/{i:03}/latents.safetensors" for i in range(len(config.seeds))]
-    for path in latents:
-        if not path.is_file():
-            raise UserError(f"{key}={run}: must be a finished run ({path} is missing)")
-    return config, latents
 
 
 def check_start(config: Config) -> Config:
@@ -44,8 +52,9 @@ def check_start(config: Config) -> Config:
         read_picture(str(init.path), "init.path")
     if not isinstance(init, LatentsInit):
         return config
-    saved, latents = read_run(str(init.path), "init.path")
-    if len(latents) not in (1, len(config.seeds)):
+    saved, _, latents = read_run(str(init.path), "init.path")
+    n_samples = len(list_requests(replace(config, shard=None)))
+    if len(latents) not in (1, n_samples):
         raise UserError(
             f"seed={show(config.seed)}: init.path={init.path} holds {len(latents)} samples; "
             f"must be as many, as in seed={show(saved.seed)}"
@@ -62,4 +71,5 @@ def check_start(config: Config) -> Config:
             "another picture",
             file=sys.stderr,
         )
-    return replace(config, prompt=saved.prompt) if config.prompt is None else config
+    given = config.prompt is not None or config.prompts is not None
+    return config if given else replace(config, prompt=saved.prompt)

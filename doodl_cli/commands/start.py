@@ -1,5 +1,6 @@
 """What x_T starts from: noise, a picture that is inverted, or a pair that a run saved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from doodl_cli.models.locate import hash_file
 from doodl_cli.optimize import Problem, initial_noise
 from doodl_cli.optimize.assess import finish, to_8_bit
 from doodl_cli.pictures import fit_picture, read_picture
+from doodl_cli.requests import Request
 from doodl_cli.sampling import invert, pair_at_x_0, solve
 from doodl_cli.sampling.solve import Pair
 
@@ -43,19 +45,29 @@ class Reconstruction:
     error: float
 
 
-def find_start(config: Config, model: LatentModel, problem: Problem) -> tuple[Pair, dict[str, Any]]:
-    """Return the pair at x_T, two tensors (b, c, h, w), and what metadata.json says about it."""
+def find_start(
+    config: Config, model: LatentModel, problem: Problem, requests: Sequence[Request]
+) -> Pair:
+    """Return the pair at x_T, two tensors (b, c, h, w), of the samples of a batch."""
+    init = config.init
+    if isinstance(init, ImageInit):
+        picture = read_picture(str(init.path), "init.path")
+        return invert_picture(picture, config, model, problem).x_T
+    if isinstance(init, LatentsInit):
+        return read_saved(init, model, [request.number for request in requests])
+    x_T = initial_noise(problem.seeds, model.latent_shape)
+    return x_T, x_T.clone()
+
+
+def describe_start(config: Config) -> dict[str, Any]:
+    """Return what metadata.json says about the start."""
     init = config.init
     facts: dict[str, Any] = {"name": init.name}
     if isinstance(init, ImageInit):
-        picture = read_picture(str(init.path), "init.path")
-        facts |= describe_file(str(init.path))
-        return invert_picture(picture, config, model, problem).x_T, facts
+        return facts | describe_file(str(init.path))
     if isinstance(init, LatentsInit):
-        facts |= {"path": init.path, "which": init.which}
-        return read_saved(init, model, len(problem.seeds)), facts
-    x_T = initial_noise(config.seeds, model.latent_shape)
-    return (x_T, x_T.clone()), facts
+        return facts | {"path": init.path, "which": init.which}
+    return facts
 
 
 def describe_file(path: str) -> dict[str, str]:
@@ -89,15 +101,19 @@ def reconstruct(inversion: Inversion, problem: Problem) -> Reconstruction:
     )
 
 
-def read_saved(init: LatentsInit, model: LatentModel, n_samples: int) -> Pair:
-    """Return the pair of a saved run: of as many samples, or of one for all. Raises UserError."""
-    _, latents = read_run(str(init.path), "init.path")
-    u, v = read_pair(latents, f"x_T_{init.which}", "init.path")
+def read_saved(init: LatentsInit, model: LatentModel, numbers: Sequence[int]) -> Pair:
+    """Return the pair of a saved run: its samples with these numbers, or its only one for all.
+
+    Raises UserError.
+    """
+    *_, latents = read_run(str(init.path), "init.path")
+    files = latents if len(latents) == 1 else [latents[number] for number in numbers]
+    u, v = read_pair(files, f"x_T_{init.which}", "init.path")
     if u.shape[1:] != model.latent_shape:
         raise UserError(
             f"init.path={init.path}: holds latents {tuple(u.shape[1:])}; "
             f"must be {model.latent_shape}, as of model={model.name}"
         )
-    if len(u) < n_samples:
-        u, v = (x.expand(n_samples, -1, -1, -1) for x in (u, v))
+    if len(u) < len(numbers):
+        u, v = (x.expand(len(numbers), -1, -1, -1) for x in (u, v))
     return u, v

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import pose_problem
+from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
 
 LOCAL = "local-dir:"
@@ -51,7 +52,8 @@ def find_device(name: str) -> torch.device:
 def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
     model, init = settle_paths(config.model), settle_paths(config.init)
-    return replace(config, device=str(device), model=model, init=init)
+    prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
+    return replace(config, device=str(device), model=model, init=init, prompts=prompts)
 
 
 def settle_guidance(config: Config) -> Config:
@@ -100,14 +102,14 @@ def find_grid(config: Config, model: LatentModel) -> Grid:
 def make_problem(
     config: Config,
     model: LatentModel,
+    requests: Sequence[Request],
     guidance: dict[str, Any] | None = None,
     evaluation: dict[str, Callable[..., Tensor]] | None = None,
 ) -> Problem:
-    """Return what is to be optimised or rendered: a sample a seed, all with the same prompt.
+    """Return what is to be optimised or rendered: the samples of a batch.
 
     Raises UserError where the model's schedule or the memory mode forbids the sampler.
     """
-    assert config.prompt is not None
     sampler = config.sampler
     options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
     grid = find_grid(config, model)
@@ -115,9 +117,9 @@ def make_problem(
         return pose_problem(
             model,
             table=SAMPLERS[sampler.name](grid, **options),
-            prompts=[config.prompt] * len(config.seeds),
-            negative_prompt=config.negative_prompt,
-            seeds=config.seeds,
+            prompts=[request.prompt for request in requests],
+            negative_prompts=[request.negative_prompt for request in requests],
+            seeds=[request.seed for request in requests],
             cfg_scale=config.cfg_scale,
             memory=config.memory,
             guidance=guidance or {},
@@ -209,19 +211,22 @@ def hydra_files(cfg: DictConfig) -> dict[str, str]:
 
 
 class Meter:
-    """What a run has cost since the meter was made."""
+    """What a run has cost since the meter was made, and `before`, as an earlier meter said."""
 
-    def __init__(self, model: LatentModel, device: torch.device) -> None:
+    def __init__(
+        self, model: LatentModel, device: torch.device, before: dict[str, Any] | None = None
+    ) -> None:
         self.model = model
         self.device = device
         self.began = time.monotonic()
+        self.before = before or {"network_calls": 0, "vjps": 0, "seconds": 0.0, "peak_bytes": None}
 
     def __call__(self) -> dict[str, Any]:
         return {
-            "network_calls": self.model.calls.network,
-            "vjps": self.model.calls.vjps,
-            "seconds": time.monotonic() - self.began,
-            "peak_bytes": peak_bytes(self.device),
+            "network_calls": self.before["network_calls"] + self.model.calls.network,
+            "vjps": self.before["vjps"] + self.model.calls.vjps,
+            "seconds": self.before["seconds"] + time.monotonic() - self.began,
+            "peak_bytes": max(peak_bytes(self.device) or 0, self.before["peak_bytes"] or 0) or None,
         }
 
 

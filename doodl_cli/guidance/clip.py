@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
 
+KNOWN_AT_MOST = 1000  # texts whose embeddings are kept
+
+
 class Embedder(Protocol):
     """Pictures (b, 3, h, w) in [-1, 1] and texts to unit vectors (b, d)."""
 
@@ -43,6 +46,9 @@ def text_similarity(clip: Embedder) -> Score:
     def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         if new:
+            if len(known) > KNOWN_AT_MOST:  # thousands of prompts, a batch after another
+                known.clear()
+                new = list(dict.fromkeys(prompts))
             known.update(zip(new, clip.embed_texts(new), strict=True))
         texts = torch.stack([known[prompt] for prompt in prompts])
         return (clip.embed_images(images) * texts).sum(1)

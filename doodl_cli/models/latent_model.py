@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +92,8 @@ class LatentModel:
     """A model in evaluation mode with frozen weights.
 
     `latent_shape` is (c, h, w); `weights` maps file names to their sha256; `folder` is where the
-    scorers of the embedded model are, `held_out` the CLIP that measures for another one.
+    scorers of the embedded model are, `held_out` the CLIP that measures for another one; `cut`
+    holds the texts that were said to be too long.
     """
 
     name: str
@@ -105,6 +107,7 @@ class LatentModel:
     weights: dict[str, str]
     held_out: ClipChoice | None = None
     calls: Calls = field(default_factory=Calls)
+    cut: set[str] = field(default_factory=set)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -112,14 +115,25 @@ class LatentModel:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Say, once a text, what is cut off because it is too long for the text encoder."""
+        for text in dict.fromkeys(texts):
+            rest = "" if text in self.cut else self.text.cut(text)
+            if rest:
+                self.cut.add(text)
+                print(f"prompt: cut to {self.text.n_tokens} tokens, without {rest!r}",
+                      file=sys.stderr)  # fmt: skip
+
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Embedding:
         """Return what the UNet is conditioned on; words beyond the encoder's length are cut."""
+        self.check_texts(texts)
         return self.text(texts)
 
     @torch.no_grad()
     def encode_negative(self, texts: list[str]) -> Embedding:
         """Return what the UNet is conditioned on for what to keep away from."""
+        self.check_texts(texts)
         return self.text.negative(texts) if isinstance(self.text, TwoEncoders) else self.text(texts)
 
     def net(self, prompts: list[str], negative_prompts: list[str], cfg_scale: float) -> Net:

@@ -5,7 +5,6 @@ ones of both encoders side by side, and the pooled output of the second besides 
 arXiv 2307.01952, section 2.1).
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +30,15 @@ class OneEncoder:
     def networks(self) -> tuple[Any, ...]:
         return (self.encoder,)
 
+    @property
+    def n_tokens(self) -> int:
+        """How long a text may be."""
+        return self.tokenizer.model_max_length - 2
+
+    def cut(self, text: str) -> str:
+        """Return the end of a text that is too long."""
+        return cut_off(self.tokenizer, text)
+
     def __call__(self, texts: list[str]) -> Embedding:
         tokens = tokenize(self.tokenizer, texts).to(self.encoder.device)
         mask = tokens["attention_mask"] if use_mask(self.encoder) else None
@@ -48,6 +56,15 @@ class TwoEncoders:
     @property
     def networks(self) -> tuple[Any, ...]:
         return self.encoders
+
+    @property
+    def n_tokens(self) -> int:
+        """How long a text may be."""
+        return self.tokenizers[0].model_max_length - 2
+
+    def cut(self, text: str) -> str:
+        """Return the end of a text that is too long."""
+        return cut_off(self.tokenizers[0], text)
 
     def __call__(self, texts: list[str]) -> Embedding:
         outs = [
@@ -71,16 +88,17 @@ class TwoEncoders:
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Any:
-    """Return the tokens of texts; words beyond the length of the encoder are cut, and said."""
+    """Return the tokens of texts; words beyond the length of the encoder are cut."""
     length = tokenizer.model_max_length
-    for text in dict.fromkeys(texts):
-        ids = tokenizer(text)["input_ids"]
-        if len(ids) > length:
-            rest = tokenizer.decode(ids[length - 1 : -1])
-            print(f"prompt: cut to {length - 2} tokens, without {rest!r}", file=sys.stderr)
     return tokenizer(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
+
+
+def cut_off(tokenizer: Any, text: str) -> str:
+    """Return the end of a text that is too long, which `tokenize` cuts."""
+    ids, length = tokenizer(text)["input_ids"], tokenizer.model_max_length
+    return tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
 
 
 def use_mask(encoder: Any) -> bool:

@@ -6,7 +6,7 @@ range can win.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,7 @@ from doodl_cli.optimize.decline import Decline
 from doodl_cli.optimize.noise import make_generators
 from doodl_cli.optimize.regularisers import regularise
 from doodl_cli.optimize.rules import Settings, Updater
+from doodl_cli.optimize.state import restore, snapshot
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Record:
     `pair`: x_T. `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or
     inverted. `terms`: each guidance's loss, not weighted; `shares`: of their gradients at the
     picture. `regularisers`: terms on x_T, not weighted. `stopped`: why a sample ends with this
-    iterate, None where it goes on or its loss is NaN.
+    iterate, None where it goes on or its loss is NaN. `state`: what `optimize` goes on from after
+    this record, by name, on the CPU.
     """
 
     iteration: int
@@ -48,10 +50,19 @@ class Record:
     shares: dict[str, list[float]] = field(default_factory=dict)
     regularisers: dict[str, list[float]] = field(default_factory=dict)
     stopped: list[str | None] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -> Iterator[Record]:
-    """Yield n_iters + 1 records, the start first. `x_T` is a pair of (b, c, h, w), float64."""
+def optimize(
+    problem: Problem,
+    settings: Settings,
+    x_T: tuple[Tensor, Tensor],
+    state: Mapping[str, Tensor] | None = None,
+) -> Iterator[Record]:
+    """Yield n_iters + 1 records, the start first. `x_T` is a pair of (b, c, h, w), float64.
+
+    With the `state` of an earlier record: yield those after it, as if there had been no break.
+    """
     generators = make_generators(problem.seeds, "optimize")
     updater = Updater(torch.stack(x_T).to(problem.device), settings, generators)
     n_samples = len(problem.seeds)
@@ -60,8 +71,18 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
     best_x_T = updater.x_T.clone()
     decline = Decline(settings.stop_on, settings.patience, n_samples)
     scales: Tensor | None = None
+    first = 0
+    if state is not None:
+        first = int(state["iteration"])
+        restore(updater, decline, generators, state)
+        active, lowest, best_x_T = (
+            state[name].to(problem.device) for name in ("active", "lowest", "best_x_T")
+        )
+        scales = state["scales"].to(problem.device) if "scales" in state else None
+        if not active.any():
+            return
 
-    for iteration in range(settings.n_iters + 1):
+    for iteration in range(first, settings.n_iters + 1):
         began = time.perf_counter()
         pair = (updater.x_T[0].clone(), updater.x_T[1].clone())
         differentiated = iteration < settings.n_iters
@@ -80,6 +101,13 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
         stopped: list[str | None] = [None] * n_samples
         if found.gradient is not None:
             stopped = decline.judge(evaluate, iteration)
+        going_on = torch.tensor([not reason for reason in stopped], device=problem.device)
+        was_active, active = active, active & going_on
+        if found.gradient is not None and active.any():
+            updater.step(found.gradient, active)
+        kept = {"active": active, "lowest": lowest, "best_x_T": best_x_T}
+        if scales is not None:
+            kept["scales"] = scales
         yield Record(
             iteration=iteration,
             loss=found.loss.tolist(),
@@ -89,7 +117,7 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
             latent_norm=pair[0].flatten(1).norm(dim=1).tolist(),
             seconds=time.perf_counter() - began,
             best=improved.tolist(),
-            active=active.tolist(),
+            active=was_active.tolist(),
             images=found.images.cpu(),
             pair=(pair[0].cpu(), pair[1].cpu()),
             round_trip_error=found.round_trip_error.tolist(),
@@ -97,11 +125,10 @@ def optimize(problem: Problem, settings: Settings, x_T: tuple[Tensor, Tensor]) -
             shares=to_lists(found.shares),
             regularisers=to_lists(regularisers),
             stopped=stopped,
+            state=snapshot(iteration + 1, updater, decline, generators, kept),
         )
-        active = active & torch.tensor([not reason for reason in stopped], device=problem.device)
-        if found.gradient is None or not active.any():
+        if not active.any():
             return
-        updater.step(found.gradient, active)
 
 
 def to_lists(values: dict[str, Tensor]) -> dict[str, list[float]]:

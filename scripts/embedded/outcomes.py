@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import initial_noise, optimize
+from doodl_cli.requests import Request
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ def read_settings(lines: Sequence[str], device: str) -> list[Config]:
 
 def optimise(config: Config, model: LatentModel, texts: list[str], seeds: list[int]) -> Outcome:
     """Optimise one sample a text and seed."""
-    config = replace(config, prompt=texts[0], seed=seeds)
+    requests = [
+        Request(k, f"{k:03}", text, config.negative_prompt, seed)
+        for k, (text, seed) in enumerate(zip(texts, seeds, strict=True))
+    ]
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
-    problem = task.make_problem(config, model, guidance, evaluation)
-    net = model.net(texts, [config.negative_prompt] * len(texts), config.cfg_scale)
-    problem = replace(problem, net=net, prompts=texts)
+    problem = task.make_problem(config, model, requests, guidance, evaluation)
     x_T = initial_noise(seeds, model.latent_shape)
     began = time.time()
     for record in optimize(problem, task.make_settings(config), (x_T, x_T.clone())):

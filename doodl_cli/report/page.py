@@ -1,0 +1,121 @@
+"""report.html: pictures, curves and a table to sort and to filter, all inside one file."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from doodl_cli.config import show
+from doodl_cli.report.collect import Row
+
+SIDE = 256  # larger pictures are embedded smaller
+WIDTH, HEIGHT = 150, 48  # of a curve
+
+
+def draw_page(rows: Sequence[Row], settings: Sequence[str]) -> str:
+    """Return the page; `settings` are the names of those that get a column."""
+    scores = list(dict.fromkeys(name for row in rows for name in row.scores))
+    titles = ["run", "sample", "status", "prompt", "seed", "initial", "best", "iteration"]
+    for name in scores:
+        title = f"{name.removeprefix('held_out.')} (held out)" if "held_out." in name else name
+        titles += [f"{title}, initial", f"{title}, best", "gain"]
+    titles += ["curves", *settings]
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = "\n".join(draw_row(row, scores, settings) for row in rows)
+    n_runs = len({row.run for row in rows})
+    template = resources.files("doodl_cli.report").joinpath("page.html").read_text("utf-8")
+    for mark, text in {
+        "{{count}}": f"{len(rows)} samples of {n_runs} runs",
+        "{{head}}": head,
+        "{{body}}": body,  # last, so that no mark in a prompt is filled in
+    }.items():
+        template = template.replace(mark, text)
+    return template
+
+
+def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str]) -> str:
+    status = html.escape(row.status)
+    if row.cause:
+        status += f'<div class="cause">{html.escape(row.cause)}</div>'
+    cells = [
+        cell(html.escape(str(row.run)), str(row.run)),
+        cell(html.escape(row.folder.name if row.folder != row.run else "")),
+        cell(status, row.status),
+        cell(f'<div class="prompt">{html.escape(row.prompt)}</div>', row.prompt),
+        number(row.seed),
+        cell(embed(row.folder / "initial.png")),
+        cell(embed(row.folder / "best.png")),
+        number(row.best_iteration),
+    ]
+    for name in scores:
+        values = row.scores.get(name, {})
+        first, best = values.get("initial"), values.get("best")
+        gain = None if first is None or best is None else best - first
+        cells += [number(first), number(best), number(gain)]
+    curves = (draw_curve(name, points, row) for name, points in row.curves.items())
+    cells.append(cell("".join(curves)))
+    for name in settings:
+        value = row.settings.get(name)
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        cells.append(number(value) if plain else cell(html.escape(show(value))))
+    failed = ' class="failed"' if row.status not in ("done", "running") else ""
+    return f"<tr{failed}>{''.join(cells)}</tr>"
+
+
+def cell(content: str, order: str | None = None) -> str:
+    """Return a cell, sorted by `order` or by its text."""
+    by = "" if order is None else f' data-by="{html.escape(order)}"'
+    return f"<td{by}>{content}</td>"
+
+
+def number(value: Any) -> str:
+    """Return a cell that is sorted by its number; None is empty."""
+    if value is None:
+        return "<td></td>"
+    text = str(value) if isinstance(value, int) else f"{value:.4g}"
+    return f'<td class="n" data-by="{value!r}">{text}</td>'
+
+
+def embed(path: Path) -> str:
+    """Return a picture as an element, "" where there is none that can be read."""
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except OSError:
+        return ""
+    buffer = io.BytesIO()
+    kind = "png"
+    if max(picture.size) > SIDE:
+        picture.thumbnail((SIDE, SIDE))
+        kind = "webp"
+    picture.save(buffer, kind, quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/{kind};base64,{data}" alt="{path.stem}">'
+
+
+def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:
+    """Return a curve as SVG with its name and range; a dot is at the best iteration."""
+    points = points[:: max(1, len(points) // WIDTH)]
+    values = [value for _, value in points]
+    low, high, last = min(values), max(values), max(points[-1][0], 1)
+
+    def place(iteration: int, value: float) -> tuple[float, float]:
+        up = (value - low) / (high - low) if high > low else 0.5
+        return 3 + (WIDTH - 6) * iteration / last, HEIGHT - 3 - (HEIGHT - 6) * up
+
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    best = "".join(
+        '<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(*point))
+        for point in points
+        if point[0] == row.best_iteration
+    )
+    title = f"{html.escape(name)}  {low:.4g} to {high:.4g}"
+    return (
+        f'<figure><svg width="{WIDTH}" height="{HEIGHT}"><polyline points="{line}"/>{best}</svg>'
+        f"<figcaption>{title}</figcaption></figure>"
+    )
