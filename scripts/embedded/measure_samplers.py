@@ -8,16 +8,15 @@ neutrally stable: where guidance makes the network steep, they swing.
 """
 
 import torch
-from pictures import choose_device, read_set
+from pictures import choose_device
 
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize import initial_noise
 from doodl_cli.sampling import SAMPLERS, make_grid, solve
 
-PROMPTS = (*read_set("prompts.txt"), "a ring on a green background", "a trophy on orange")
+PROMPTS = ("a cat", "a rocket", "a ring on a green background", "a trophy on orange")
 CFG_SCALES = (1.0, 2.0, 3.0, 4.0)
-RUNS = (("ddim", 16), ("bdia", 10), ("bdia", 16), ("bdia", 40), ("obelm", 10), ("obelm", 16),
-        ("obelm", 40), ("edict", 16), ("edict", 50))  # fmt: skip
+RUNS = (("ddim", 12), ("bdia", 12), ("bdia", 40), ("obelm", 12), ("obelm", 40), ("edict", 12))
 
 
 @torch.no_grad()
