@@ -102,6 +102,15 @@ def assert_same_run(run, other):
     assert a["round_trip_error"] == b["round_trip_error"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the processes that are killed: the number of threads changes the last digits."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
