@@ -16,7 +16,7 @@ MODEL_CONFIG = {
 }
 LABELS = ["tench, Tinca tinca", "crane", "penguin, king penguin", "crane"]
 
-model = SimpleNamespace(device=torch.device("cpu"), image_size=(64, 64))
+model = SimpleNamespace(device=torch.device("cpu"), picture_size=(64, 64))
 
 
 def make_images(b: int = 2, size: int = 64) -> torch.Tensor:

@@ -6,6 +6,7 @@ or to the mean embedding of the references (personalisation).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -92,7 +93,7 @@ def build_clip_text(settings: ClipText, model: "LatentModel") -> Guidance:
 
 def build_clip_image(settings: ClipImage, model: "LatentModel") -> Guidance:
     paths = find_references(settings.images)
-    references = [read_reference(path).to(model.device) for path in paths]
+    references = read_references(paths, model)
     guidance = build(settings, model, "clip_image", lambda clip: image_similarity(clip, references))
     images = {str(path): hash_file(path) for path in paths}
     return replace(guidance, facts={**guidance.facts, "images": images})
@@ -100,8 +101,12 @@ def build_clip_image(settings: ClipImage, model: "LatentModel") -> Guidance:
 
 def reference_similarity(clip: Clip, settings: ClipImage, model: "LatentModel") -> Score:
     """Return the similarity to the pictures that a configuration names."""
-    paths = find_references(settings.images)
-    return image_similarity(clip, [read_reference(path).to(model.device) for path in paths])
+    return image_similarity(clip, read_references(find_references(settings.images), model))
+
+
+def read_references(paths: Sequence[Path], model: "LatentModel") -> list[Tensor]:
+    """Return reference pictures (3, h, w) on the model's device."""
+    return [read_reference(path).to(model.device) for path in paths]
 
 
 def build(

@@ -33,7 +33,7 @@ def build_custom(settings: Custom, model: "LatentModel") -> Guidance:
         facts={"target": settings.target},
     )
     what = f"guidance.custom.target={settings.target}"
-    check_loss(function, (2, 3, *model.image_size), model.device, what)
+    check_loss(function, (2, 3, *model.picture_size), model.device, what)
     return guidance
 
 

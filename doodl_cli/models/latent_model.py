@@ -176,12 +176,6 @@ class LatentModel:
         z = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
         return z.double() * self.vae.config.scaling_factor
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of its pictures."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
-
     @cached_property
     def clip_a(self) -> Clip:
         """The pair that guides."""
