@@ -25,10 +25,12 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", default=[""], help="overrides of `doodl run`")
     parser.add_argument("--out", type=Path, required=True, help="one line of JSON a setting")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--only", nargs="+", help="some of the concepts")
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     device = choose_device()
     concepts = [line.split("\t") for line in read_set("vocabulary.txt")]
+    concepts = [(word, prompt) for word, prompt in concepts if word in (args.only or [word])]
     model = None
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for line in args.settings:

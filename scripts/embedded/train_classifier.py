@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hardening import attack, load_vae, smear
 from pictures import (
     ASSETS,
     Clock,
@@ -66,6 +67,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--vae", type=Path, default=ASSETS / "vae")
+    parser.add_argument("--smeared", type=float, default=0.0, help="share of smeared pictures")
+    parser.add_argument("--adversarial", type=float, default=0.0, help="longest step of an attack")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     out = args.out or ASSETS / f"classifier_{args.half.lower()}"
@@ -102,21 +106,28 @@ def main() -> None:
         parameters, args.rate, betas=(0.9, 0.98), weight_decay=0.1, fused=device == "cuda"
     )
     half = args.batch // 2
+    vae = load_vae(args.vae, device)
     while (share := clock.share()) < 1:
         set_rate(optimiser, args.rate * schedule(share, 0.06))
         with torch.no_grad():
             at = torch.randint(n, (2, half), device=device)
             options = {"augmented": 0.9, "scale": (0.6, 1.05), "shift": 8, "degrees": 15}
             picture = torch.cat([c(a, **options) for c, a in zip(composers, at, strict=True)])
+            order = torch.randperm(len(picture), device=device)
+            picture[order] = smear(vae, picture[order], args.smeared)
             picture = soften(jitter_colours(picture, 0.35), noise=0.2, blur=0.7)
             mirrored = torch.rand(len(picture), 1, 1, 1, device=device) < 0.5
             picture = torch.where(mirrored, picture.flip(3), picture)
             goal = torch.cat([t[a] for t, a in zip(targets, at, strict=True)])
-        with torch.autocast(device, torch.bfloat16):
-            logits = model(2 * picture - 1).logits.float()
-        loss = F.cross_entropy(logits, goal, label_smoothing=0.1) + F.cross_entropy(
-            logits[:half, : len(labels)], goal[:half], label_smoothing=0.1
-        )
+
+        def classify(picture, goal=goal):
+            with torch.autocast(device, torch.bfloat16):
+                logits = model(2 * picture - 1).logits.float()
+            return logits, F.cross_entropy(logits, goal, label_smoothing=0.1) + F.cross_entropy(
+                logits[:half, : len(labels)], goal[:half], label_smoothing=0.1
+            )
+
+        logits, loss = classify(attack(picture, lambda x: classify(x)[1], args.adversarial))
         descend(optimiser, loss, parameters)
         follow(averages, parameters, min(0.998, max(0.0, 1 - 10 / (10 + clock.step))))
         if clock.log_due():

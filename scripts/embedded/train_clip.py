@@ -16,7 +16,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from hardening import attack, load_vae, restyle, smear, warp
 from pictures import (
     ASSETS,
     N_TOKENS,
@@ -66,21 +66,6 @@ def build_clip(pair: str, vocab_size: int) -> tuple[torch.nn.Module, dict]:
     }
     # The same class as `create_model` chooses when a tokenizer is named.
     return open_clip.CLIP(**config), config
-
-
-@torch.no_grad()
-def smear(vae, picture: torch.Tensor, share: float, noise: float = 0.5) -> torch.Tensor:
-    """Decode a share of the pictures in [0, 1] from latents with noise of random strength.
-
-    Such pictures teach an embedding to see what is there rather than how clean it is.
-    """
-    if not share:
-        return picture
-    n = round(share * len(picture))
-    z = vae.encoder(2 * picture[:n].to(vae.dtype) - 1)[:, : vae.config.latent_channels]
-    strength = noise * torch.rand(n, 1, 1, 1, device=z.device, dtype=z.dtype)
-    z = z + strength * torch.randn_like(z) / vae.config.scaling_factor
-    return torch.cat([(vae.decoder(z).to(picture) / 2 + 0.5).clamp(0, 1), picture[n:]])
 
 
 def encode_both(model, picture, ids):
@@ -136,6 +121,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=ASSETS / "vae")
     parser.add_argument("--noise", type=float, help="most Gaussian noise added")
     parser.add_argument("--smeared", type=float, default=0.0, help="share of smeared pictures")
+    parser.add_argument("--adversarial", type=float, default=0.0, help="longest step of an attack")
+    parser.add_argument("--warp", type=float, default=0.0, help="most bending, in pixels")
+    parser.add_argument("--restyled", type=float, default=0.0, help="share of each restyling")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
@@ -183,8 +171,7 @@ def main() -> None:
     )
     parameters = [p for _, p in names]
     averages = [p.detach().clone() for p in parameters]
-    vae = AutoencoderKL.from_pretrained(args.vae).to(device).eval()
-    vae = vae if device == "cpu" else vae.to(torch.bfloat16)
+    vae = load_vae(args.vae, device)
     encode = encode_both if args.smoke else torch.compile(encode_both)
     while (share := clock.share()) < 1:
         set_rate(optimiser, args.rate * schedule(share, 0.06))
@@ -192,6 +179,7 @@ def main() -> None:
         with torch.no_grad():
             if args.pair == "A":
                 picture = compose(at, augmented=0.8, scale=(0.7, 1.1), shift=6, degrees=8)
+                picture = restyle(warp(picture, args.warp), args.restyled)
                 # Saturations beyond the drawings' own, for the colourfulness.
                 coloured = jitter_colours(picture, 0.8)
                 vary = torch.rand(args.batch, 1, 1, 1, device=device) < 0.25
@@ -200,6 +188,7 @@ def main() -> None:
                 picture = soften(erase(smear(vae, picture, args.smeared), 0.3), noise, 0.5)
             else:
                 picture = compose(at, augmented=0.8, scale=(0.65, 1.1), shift=8, degrees=12)
+                picture = restyle(warp(picture, args.warp), args.restyled)
                 picture = smear(vae, jitter_colours(picture, 0.2), args.smeared)
                 picture = soften(erase(picture, 0.5), noise, 0.7)
             mirrored = torch.rand(args.batch, 1, 1, 1, device=device) < 0.3
@@ -211,9 +200,14 @@ def main() -> None:
             )
             ignored = same | grouped
             ignored.fill_diagonal_(False)
-        with torch.autocast(device, torch.bfloat16):
-            image, text = encode(model, 2 * picture - 1, ids[at])
-        loss = contrastive_loss(image, text, model.logit_scale.exp(), ignored)
+
+        def compare(picture, at=at, ignored=ignored):
+            with torch.autocast(device, torch.bfloat16):
+                image, text = encode(model, 2 * picture - 1, ids[at])
+            return image, contrastive_loss(image, text, model.logit_scale.exp(), ignored)
+
+        picture = attack(picture, lambda x: compare(x)[1], args.adversarial)
+        image, loss = compare(picture)
         shown = loss.detach()
         if args.pair == "A":
             loss = loss + 0.5 * F.mse_loss(colour_head(image.float() * 8)[:, 0], truth)
