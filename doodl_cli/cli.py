@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import TERMINATING, Terminated, UserError
+from doodl_cli.errors import TERMINATING, JobsFailed, Terminated, UserError
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
@@ -43,16 +43,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        if not hasattr(error, "reported"):
-            print(f"doodl: {error}", file=sys.stderr)
+        print(f"doodl: {error}", file=sys.stderr)
         return 2
+    except JobsFailed as error:
+        print(f"doodl: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except Terminated:
         return 143
-    except Exception as error:
-        if not hasattr(error, "reported"):
-            traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
         return 1
     finally:
         for number, handler in handlers.items():
@@ -79,4 +80,4 @@ def dispatch(argv: list[str]) -> None:
 
 def terminate(signum: int, frame: FrameType | None) -> NoReturn:
     """Let a signal unwind the stack, so that a run saves what it has."""
-    raise Terminated
+    raise Terminated(signum)

@@ -2,8 +2,10 @@
 
 import signal
 
-# What a cluster sends before it kills; Windows has no SIGUSR1.
-TERMINATING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# What a cluster sends before it kills, submitit SIGUSR2; Windows has only SIGTERM.
+TERMINATING = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+]
 
 
 class UserError(Exception):
@@ -11,7 +13,11 @@ class UserError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGUSR1 arrived (exit 143). `except Exception` lets it pass."""
+    """A signal of TERMINATING, its argument, came (exit 143). `except Exception` lets it pass."""
+
+
+class JobsFailed(Exception):
+    """Jobs of a sweep failed; its lines name them with their causes (exit 1)."""
 
 
 class OutOfTime(Exception):

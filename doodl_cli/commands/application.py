@@ -8,42 +8,45 @@ import difflib
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from doodl_cli.commands.arguments import parse_arguments, quote
-from doodl_cli.commands.destination import check_free
+from doodl_cli.commands.destination import claim
+from doodl_cli.commands.gpus import count_gpus
 from doodl_cli.commands.help import choices, print_help
+from doodl_cli.commands.sweep import Job, collected, plan_sweep
 from doodl_cli.config import GROUPS, show, unknown_key
 from doodl_cli.errors import UserError
 
 CONFIGS = "doodl_cli.configs"
 CONFIG_OF_VERB = {"run": "resume"}  # other verbs have one of their own name
 VERSION_BASE = "1.3"
+CHOSEN = (*GROUPS, "hydra/launcher", "hydra/sweeper")
 QUOTING = "a value with special characters needs quotes of its own"
 
 
 def launch(
     verb: str,
-    task: Callable[[DictConfig], None],
+    task: Callable[[DictConfig], float | None],
     check: Callable[[DictConfig], Any],
     words: list[str],
 ) -> None:
     """Compose the verb's configuration and call `task` on it, or on each job of a sweep.
 
-    Raises UserError for what Hydra or `check` rejects, and whatever the task raises.
+    Raises UserError for what Hydra or `check` rejects, whatever the task raises, and JobsFailed.
     """
     flags, hydra_flags = parse_arguments(verb, words)
     overrides = [quote(word) for word in flags.overrides]
@@ -53,24 +56,45 @@ def launch(
         try:
             task(cfg)
         except Exception as error:
-            if flags.multirun:
-                report(error)
-                raise  # Hydra goes on with the other jobs and raises the first error at the end
             errors.append(error)  # raised below, without the lines that Hydra would add
 
+    def start(function: Callable[[DictConfig], Any], *more: str) -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, to be explained here
+        sys.argv = [f"doodl {verb}", *hydra_flags, *overrides, *more]
+        hydra.main(f"pkg://{CONFIGS}", config_name, VERSION_BASE)(function)()
+
     config_name = CONFIG_OF_VERB.get(verb, verb)
+    register()
     with explained(verb, flags.overrides):
         if flags.help:
             with composer(flags.config_dir) as compose:
                 print_help(verb, resolve(compose(config_name, overrides)))
-            return
-        if flags.multirun:
-            check_sweep(config_name, flags.config_dir, overrides, check)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, to be explained here
-        sys.argv = [f"doodl {verb}", *hydra_flags, *overrides]
-        hydra.main(f"pkg://{CONFIGS}", config_name, VERSION_BASE)(job)()
+        elif not flags.multirun or flags.cfg or flags.info:
+            start(job)
+        else:
+            with composer(flags.config_dir) as compose:
+                plan = plan_sweep(verb, partial(compose, config_name), overrides, check)
+            folder = claim(plan.output_dir, plan.pattern)
+            with collected(folder, plan):
+                place = QuotedString(str(folder), Quote.double).with_quotes()
+                start(Job(task, plan.shares_gpus), f"hydra.sweep.dir={place}")
     if errors:
         raise errors[0]
+
+
+def register() -> None:
+    """Make what configs/hydra/ needs known to Hydra.
+
+    Its files stand in for those of the same name that plugins bring, which Hydra would take as
+    schemas of ours, with a warning or an error.
+    """
+    OmegaConf.register_new_resolver("gpus", count_gpus, replace=True)
+    Plugins.instance()  # finds the plugins
+    store = ConfigStore.instance().repo["hydra"]
+    for group in ("launcher", "sweeper"):
+        for name in choices(f"hydra/{group}"):
+            if name != "basic":
+                store[group].pop(f"{name}.yaml", None)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -83,52 +107,14 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def report(error: Exception) -> None:
-    """Print the error of one job of a sweep, once."""
-    if isinstance(error, UserError):
-        print(f"doodl: {error}", file=sys.stderr)
-    else:
-        traceback.print_exception(error)
-    error.reported = True  # type: ignore[attr-defined]
-
-
 @contextmanager
 def composer(config_dir: str | None) -> Iterator[Callable[..., DictConfig]]:
     """Give a function (config name, overrides) -> configuration."""
     extra = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     with hydra.initialize_config_module(CONFIGS, version_base=VERSION_BASE):
-        yield lambda name, overrides: hydra.compose(name, [*extra, *overrides])
-
-
-def check_sweep(
-    config_name: str,
-    config_dir: str | None,
-    overrides: list[str],
-    check: Callable[[DictConfig], Any],
-) -> None:
-    """Compose every job of a sweep and check that something in it can run, before Hydra writes.
-
-    A job whose values are out of range fails alone, when its turn comes; a sweep of such jobs only
-    is refused here, and so is one with an unknown key.
-    """
-    with composer(config_dir) as compose:
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        try:
-            (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)
-        except OverrideParseException:
-            raise
-        except HydraException:
-            return  # an interval, which other sweepers draw from
-        errors = []
-        for job in jobs:
-            cfg = compose(config_name, job)
-            try:
-                check(cfg)
-                check_free(Path(cfg.output_dir))
-            except UserError as error:
-                errors.append(error)
-    if len(errors) == len(jobs):
-        raise errors[0]
+        yield lambda name, overrides, **options: hydra.compose(
+            name, [*extra, *overrides], **options
+        )
 
 
 @contextmanager
@@ -137,8 +123,6 @@ def explained(verb: str, words: list[str]) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if hasattr(error, "reported"):
-            raise
         raise explain(error, verb, words) from error
 
 
@@ -149,7 +133,7 @@ def explain(error: Exception, verb: str, words: list[str]) -> UserError:
     through as Hydra's first line.
     """
     text = str(error)
-    if match := re.search(rf"Could not (?:find|load) '({'|'.join(GROUPS)})/([^']*)'", text):
+    if match := re.search(rf"Could not (?:find|load) '({'|'.join(CHOSEN)})/([^']*)'", text):
         group, choice = match.groups()
         names = choices(group)
         near = difflib.get_close_matches(choice, names, n=1)

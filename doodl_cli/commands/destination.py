@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,30 @@ def find_destination(cfg: DictConfig) -> Path:
     if job.mode == RunMode.MULTIRUN:
         return Path(job.runtime.output_dir) / str(job.job.num)
     return Path(cfg.output_dir).expanduser().absolute()
+
+
+def hydra_files(cfg: DictConfig) -> dict[str, str]:
+    """Return the files that Hydra would have written to .hydra/."""
+    hydra = HydraConfig.get()
+    return {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "hydra.yaml": OmegaConf.to_yaml(hydra),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+    }
+
+
+def was_begun(cfg: DictConfig, path: Path) -> bool:
+    """Whether this job of a sweep was begun before: it was requeued.
+
+    A sweep's folder is its own, so that nothing else can have written there. What is left of a job
+    that had no configuration yet is removed.
+    """
+    if HydraConfig.get().mode != RunMode.MULTIRUN or not path.exists():
+        return False
+    if (path / "config.yaml").exists():
+        return True
+    shutil.rmtree(path)
+    return False
 
 
 def check_free(path: Path, pattern: bool = False) -> None:

@@ -9,6 +9,8 @@ from doodl_cli.config import GROUPS, all_keys, describe, show
 FLAGS = """\
 Flags
   -m, --multirun     sweep: one job a value, as in  seed=0,1,2  or  'prompt="a cat","a dog"'
+                     hydra/launcher=joblib, submitit_local, submitit_slurm or ray runs the jobs side
+                     by side, hydra/sweeper=optuna searches for the best optimizer settings
   --cfg job          print the configuration instead of running
   --config-dir DIR   look for more configuration files in DIR
   --info             how the configuration was put together
@@ -51,7 +53,8 @@ def choices(group: str) -> list[str]:
     """Return the names of a configuration group's files."""
     folder = resources.files("doodl_cli.configs") / group
     files = (file.name for file in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    names = [name.removesuffix(".yaml") for name in files if name.endswith(".yaml")]
+    return sorted([*names, *["basic"] * group.startswith("hydra/")])  # Hydra's own
 
 
 MISSING = object()

@@ -5,7 +5,13 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
+from doodl_cli.commands.destination import (
+    check_free,
+    claim,
+    find_destination,
+    hydra_files,
+    is_pattern,
+)
 from doodl_cli.config import Config, ImageInit, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import list_requests
@@ -50,7 +56,7 @@ def invert(cfg: DictConfig) -> None:
     model = task.load(config, device)
     cost = task.Meter(model, device)
     problem = task.make_problem(config, model, list_requests(config))
-    facts, hydra = task.collect_facts(config, model, problem), task.hydra_files(cfg)
+    facts, hydra = task.collect_facts(config, model, problem), hydra_files(cfg)
     inversion = invert_picture(read_picture(cfg.image, "image"), config, model, problem)
     found = reconstruct(inversion, problem)
     autoencoder_psnr = psnr(found.autoencoded, found.original)

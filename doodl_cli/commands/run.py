@@ -1,5 +1,6 @@
 """`doodl run`: optimise x_T so that the finished picture scores better."""
 
+import math
 import sys
 import time
 from contextlib import nullcontext
@@ -11,7 +12,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern, locked
+from doodl_cli.commands.destination import (
+    check_free,
+    claim,
+    find_destination,
+    hydra_files,
+    is_pattern,
+    locked,
+    was_begun,
+)
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
@@ -54,22 +63,39 @@ def check(cfg: DictConfig) -> tuple[Config, list[Request], dict[str, Any] | None
     return config, list_requests(config), None
 
 
-def run(cfg: DictConfig) -> None:
-    """Check, load, optimise and save. Nothing is written before the model is there."""
+def run(cfg: DictConfig) -> float | None:
+    """Check, load, optimise and save; return the held-out score (see `held_out_score`).
+
+    Nothing is written before the model is there.
+    """
     began = time.monotonic()
     config, requests, earlier = check(cfg)
+    path = find_destination(cfg)
+    if earlier is not None:
+        path = Path(cfg.resume).expanduser().absolute()
+    elif was_begun(cfg, path):
+        config, requests, earlier = open_run(str(path))
     if earlier is None:
-        path = find_destination(cfg)
         check_free(path, is_pattern(cfg))
-        work(cfg, config, requests, path, None, began)
-        return
-    path = Path(cfg.resume).expanduser().absolute()
+        return work(cfg, config, requests, path, None, began)
     if earlier.get("status") == "done":
         print("already done")
         print(path)
-        return
+        return held_out_score(config, earlier["samples"])
     with locked(path):
-        work(cfg, config, requests, path, earlier, began)
+        return work(cfg, config, requests, path, earlier, began)
+
+
+def held_out_score(config: Config, samples: list[dict[str, Any]]) -> float | None:
+    """Return the first score of `evaluate` at the best iterates, the mean over the samples.
+
+    None where nothing was evaluated, or where a sample has no such score.
+    """
+    for name in config.evaluate:
+        scores = [sample["evaluate"].get("best", {}).get(name) for sample in samples]
+        found = [score for score in scores if score is not None and math.isfinite(score)]
+        return sum(found) / len(found) if len(found) == len(scores) > 0 else None
+    return None
 
 
 def work(
@@ -79,7 +105,7 @@ def work(
     path: Path,
     earlier: dict[str, Any] | None,
     began: float,
-) -> None:
+) -> float | None:
     """Load, and optimise batch by batch: from the start, or from the state in the folder."""
     from doodl_cli.commands import task
     from doodl_cli.commands.progress import follow, logged, summarize
@@ -102,7 +128,7 @@ def work(
     facts, hydra, start = task.collect_facts(config, model, problem), {}, None
     if earlier is None:
         start = find_start(config, model, problem, first)  # raises before anything is written
-        path, hydra = claim(path, is_pattern(cfg)), task.hydra_files(cfg)
+        path, hydra = claim(path, is_pattern(cfg)), hydra_files(cfg)
     facts["init"] = (earlier or {}).get("init") or describe_start(config)
     cost = task.Meter(model, device, state.progress["cost"] if state else None)
     config = replace(config, output_dir=str(path))
@@ -133,3 +159,4 @@ def work(
     except OutOfTime as error:
         print(f"doodl: {error} are over; go on with resume={path}", file=sys.stderr)
     summarize(directory)
+    return held_out_score(config, directory.describe())

@@ -8,7 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern
+from doodl_cli.commands.destination import (
+    check_free,
+    claim,
+    find_destination,
+    hydra_files,
+    is_pattern,
+)
 from doodl_cli.commands.saved import check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
 from doodl_cli.errors import UserError
@@ -82,7 +88,7 @@ def sample(cfg: DictConfig) -> None:
         facts["rendered_from"] = {"run": str(run.absolute()), "which": cfg.which}
     else:
         facts["init"] = describe_start(config)
-    hydra, cost = task.hydra_files(cfg), task.Meter(model, device)
+    hydra, cost = hydra_files(cfg), task.Meter(model, device)
     path = claim(path, is_pattern(cfg))
     config = replace(config, output_dir=str(path))
     with RunDirectory(path, config, facts, cost, hydra, requests) as directory:

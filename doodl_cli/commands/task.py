@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -198,16 +196,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def hydra_files(cfg: DictConfig) -> dict[str, str]:
-    """Return the files that Hydra would have written to .hydra/."""
-    hydra = HydraConfig.get()
-    return {
-        "config.yaml": OmegaConf.to_yaml(cfg),
-        "hydra.yaml": OmegaConf.to_yaml(hydra),
-        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-    }
 
 
 class Meter:
