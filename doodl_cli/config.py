@@ -232,6 +232,7 @@ EVALUATIONS: dict[str, type[Evaluation] | type[GuidanceSettings]] = {
 LOSS_KEYS = {"weight": 1.0, "n_crops": 0, "reduce": "mean"}  # of the loss, not of the score
 INITS = {"noise": Init, "image": ImageInit, "latents": LatentsInit}
 MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
+SINKS = ("tensorboard", "wandb")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUPS = (
     "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
@@ -259,6 +260,9 @@ class Config:
     dtype: str = key("what the networks compute in", choices=DTYPES)
     memory: str = key("how the gradient is made", choices=MEMORY_MODES)
     output_dir: str = key("the run directory, new or empty")
+    log: str | list[str] | None = key(
+        "tensorboard, wandb or a list of them, to write to as well; null: none"
+    )
     model: Model = section()
     sampler: Sampler = section()
     optimizer: Optimizer = section()
@@ -278,6 +282,11 @@ class Config:
         """The names of the scores that are measured, twins of the guidances included."""
         twins = {"clip_image": "clip_image_b", "classifier": "classifier_b"}
         return [*self.evaluate, *(twins[name] for name in self.guidance if name in twins)]
+
+    @property
+    def sinks(self) -> list[str]:
+        """The names in `log`."""
+        return [self.log] if isinstance(self.log, str) else self.log or []
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `read_config` reads."""
@@ -352,6 +361,9 @@ def check(config: Config) -> None:
     shard = re.fullmatch(r"(\d{1,9})/(\d{1,9})", config.shard or "0/1")
     if not shard or int(shard[1]) >= int(shard[2]):
         raise UserError(f"shard={show(config.shard)}: must be i/n, with i from 0 to n-1")
+    for name in config.sinks:
+        if name not in SINKS:
+            raise UserError(f"log={show(name)}: must be {' or '.join(SINKS)}, or a list of them")
     if config.output_dir == "":
         raise UserError("output_dir=: must name a folder")
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):

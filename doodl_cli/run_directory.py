@@ -43,7 +43,7 @@ from doodl_cli.state import State
 FLUSH_SECONDS = 10.0
 FRAMES_FILE = "frames.raw"  # bytes of pictures, until the trajectory is made of them
 LOOP = "loop."  # before the names of the optimisation's own state
-OF_THE_SET = ("output_dir", "prompts", "n_seeds", "batch_size", "shard")
+OF_THE_SET = ("output_dir", "prompts", "n_seeds", "batch_size", "shard", "log")
 FRAME_MILLISECONDS = 150
 
 
@@ -128,6 +128,16 @@ class RunDirectory:
     @property
     def is_last_batch(self) -> bool:
         return self.batch + 1 == len(self.batches)
+
+    @property
+    def batch_folder(self) -> str:
+        """What goes before the names of the files of the batch."""
+        return f"batches/{self.batch:03}/" if len(self.batches) > 1 else ""
+
+    @property
+    def n_records(self) -> int:
+        """How many records of the batch there are."""
+        return max((len(sample.history) for sample in self.samples), default=0)
 
     @property
     def batches(self) -> list[Sequence[Request]]:
@@ -344,12 +354,11 @@ class RunDirectory:
         for sample in self.samples:
             name = f"samples/{sample.request.name}/trajectory.webp"
             self.write(name, to_webp(sample.frames))
-        folder = f"batches/{self.batch:03}/" if len(self.batches) > 1 else ""
         rows = [[caption(sample, name) for name in ("initial", "best")] for sample in self.samples]
-        self.write(f"{folder}grid.png", to_png(draw_grid(rows)))
+        self.write(f"{self.batch_folder}grid.png", to_png(draw_grid(rows)))
         histories = [sample.history for sample in self.samples]
         best = [sample.iterates["best"].iteration for sample in self.samples]
-        self.write(f"{folder}loss.png", draw_curves(histories, best))
+        self.write(f"{self.batch_folder}loss.png", draw_curves(histories, best))
 
     def write_latents(self) -> None:
         for sample in self.samples:
@@ -488,7 +497,7 @@ def largest(a: float, b: float) -> float:
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGUSR1 wait until the files agree with each other again."""
+    """Let Ctrl-C and the signals of a cluster wait until the files agree with each other again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,5 +1,6 @@
 """`doodl invert`: find the x_T that renders a picture of the user's, and say how well it does."""
 
+import shutil
 from dataclasses import replace
 
 from omegaconf import DictConfig
@@ -11,6 +12,7 @@ from doodl_cli.commands.destination import (
     find_destination,
     hydra_files,
     is_pattern,
+    was_begun,
 )
 from doodl_cli.config import Config, ImageInit, read_config, show
 from doodl_cli.errors import UserError
@@ -44,6 +46,8 @@ def invert(cfg: DictConfig) -> None:
     """Check, load, invert, render again and save. Nothing is written before it is done."""
     config = check(cfg)
     path = find_destination(cfg)
+    if was_begun(cfg, path):
+        shutil.rmtree(path)  # it takes no time to do it again
     check_free(path, is_pattern(cfg))
 
     from doodl_cli.commands import task

@@ -22,7 +22,7 @@ from doodl_cli.commands.destination import (
     was_begun,
 )
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
-from doodl_cli.commands.saved import check_start
+from doodl_cli.commands.saved import check_package, check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
 from doodl_cli.errors import OutOfTime, Terminated, UserError
 from doodl_cli.requests import Request, list_requests
@@ -45,6 +45,8 @@ def check(cfg: DictConfig) -> tuple[Config, list[Request], dict[str, Any] | None
     if seconds is not None and not (number and is_finite(seconds) and seconds > 0):
         raise UserError(f"max_seconds={show(seconds)}: must be a number above 0 or null")
     composed = read_config(values)
+    for name in composed.sinks:
+        check_package(f"log={name}", name)
     if resume is not None:
         saved, requests, metadata = open_run(str(resume))
         if not HydraConfig.initialized():  # a sweep is looked through before its jobs start
@@ -113,6 +115,7 @@ def work(
     from doodl_cli.guidance import build_evaluation, build_guidance
     from doodl_cli.optimize import optimize
     from doodl_cli.run_directory import RunDirectory
+    from doodl_cli.sinks import open_sinks
     from doodl_cli.state import read_state
 
     state = None if earlier is None else read_state(path)
@@ -137,6 +140,7 @@ def work(
             locked(path) if earlier is None else nullcontext(),
             RunDirectory(path, config, facts, cost, hydra, requests, earlier, state) as directory,
             logged(directory),
+            open_sinks(config, directory.batch, directory.n_records) as sinks,
         ):
             while directory.samples:
                 batch = [sample.request for sample in directory.samples]
@@ -147,11 +151,14 @@ def work(
                 records = optimize(problem, settings, start, directory.loop)
                 for record in follow(records, settings.n_iters, directory):
                     directory.add(record)
+                    sinks.add(record, directory.batch)
                     last = directory.is_last_batch and record.iteration == settings.n_iters
                     seconds = time.monotonic() - began
                     if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
                         raise OutOfTime(f"max_seconds={cfg.max_seconds}")
+                grid, batch_number = path / f"{directory.batch_folder}grid.png", directory.batch
                 directory.finish_batch()
+                sinks.add_grid(grid, batch_number)
                 start = None
     except (KeyboardInterrupt, Terminated):
         print(f"doodl: interrupted; go on with resume={path}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """`doodl sample`: render a prompt, or a run's saved noise again, without optimising."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from doodl_cli.commands.destination import (
     find_destination,
     hydra_files,
     is_pattern,
+    was_begun,
 )
 from doodl_cli.commands.saved import check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
@@ -60,6 +62,8 @@ def sample(cfg: DictConfig) -> None:
         if "device" in given:
             config = replace(config, device=cfg.device)
     path = find_destination(cfg)
+    if was_begun(cfg, path):
+        shutil.rmtree(path)  # it takes no time to do it again
     check_free(path, is_pattern(cfg))
 
     from doodl_cli.commands import task

@@ -1,5 +1,6 @@
-"""What a configuration refers to on disk, checked before anything heavy is loaded."""
+"""What a configuration refers to: files and packages, checked before anything heavy is loaded."""
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -73,3 +74,14 @@ def check_start(config: Config) -> Config:
         )
     given = config.prompt is not None or config.prompts is not None
     return config if given else replace(config, prompt=saved.prompt)
+
+
+def check_package(choice: str, module: str) -> None:
+    """Check that an optional package, that of a module, is installed. Raises UserError."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # not even what it is in
+        found = None
+    if found is None:
+        package = module.rpartition(".")[2].replace("_", "-")
+        raise UserError(f"{choice}: its package is missing; pip install {package}")

@@ -5,7 +5,6 @@ another machine. So a job never raises: it writes its failure to its own folder,
 when all is over.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from doodl_cli.cli import terminate
 from doodl_cli.commands.destination import check_free, find_destination, hydra_files, is_pattern
 from doodl_cli.commands.gpus import take_gpu
+from doodl_cli.commands.saved import check_package
 from doodl_cli.config import show
 from doodl_cli.errors import TERMINATING, JobsFailed, Terminated, UserError
 from doodl_cli.files import write_whole
@@ -70,7 +70,8 @@ def plan_sweep(
     hydra = compose(jobs[0], return_hydra_config=True).hydra
     launcher, sweeper = str(hydra.launcher._target_), str(hydra.sweeper._target_)
     for group, target in (("launcher", launcher), ("sweeper", sweeper)):
-        check_package(f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}", target)
+        choice = f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}"
+        check_package(choice, ".".join(target.split(".")[:2]))
     chosen_here = sweeper.endswith(".BasicSweeper")
     errors, resumed, places = [], [], set()
     for job in jobs:
@@ -101,18 +102,6 @@ def plan_sweep(
         resumed=resumed if chosen_here else [],
         shares_gpus=launcher.endswith(SHARING),
     )
-
-
-def check_package(choice: str, target: str) -> None:
-    """Check that the plugin behind a choice is installed. Raises UserError."""
-    module = ".".join(target.split(".")[:2])
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        package = module.rpartition(".")[2].replace("_", "-")
-        raise UserError(f"{choice}: its package is missing; pip install {package}")
 
 
 @dataclass(frozen=True)
