@@ -380,9 +380,9 @@ def test_guidances_combine_and_say_what_they_use_and_how_much_each_pulls(folder)
 @needs_weights
 def test_prompts_sweep_and_a_job_that_fails_does_not_stop_the_others(folder, capsys):
     words = ['prompt="a cat","a, dog"', "sampler.n_steps=0,1", "-m", "output_dir=sweep"]
-    assert main([*SMALL, *words]) == 2
-    assert "doodl: sampler.n_steps=0: must be" in capsys.readouterr().err
-    runs = sorted(path.parent for path in folder.glob("sweep/*/metadata.json"))
+    assert main([*SMALL, *words]) == 1
+    assert "sampler.n_steps=0: must be" in capsys.readouterr().err
+    runs = sorted(path.parent for path in folder.glob("sweep/*/samples"))
     assert [run.name for run in runs] == ["1", "3"]
     prompts = [read_metadata(run)["prompts"] for run in runs]
     assert prompts == [["a cat"], ["a, dog"]]

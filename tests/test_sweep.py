@@ -1,26 +1,25 @@
 """Sweeps: launchers, a search, jobs that fail or are put back in the queue, and where else runs
 are written to."""
 
+import csv
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from doodl_cli.cli import main
-from doodl_cli.commands import gpus, sweep
 from doodl_cli.commands.run import held_out_score
 from tests.test_cli import needs_weights
 from tests.test_resume import read_metadata, wait_for_lines
 
-SMALL = ["run", "guidance=aesthetic", "prompt=x", "device=cpu"]
-SMALL += ["sampler.n_steps=1", "optimizer.n_iters=1"]
+SMALL = ["run", "guidance=colourfulness", "prompt=x", "device=cpu", "sampler.n_steps=1"]
+SMALL += ["optimizer.n_iters=1", "evaluate=[symmetry]"]
 JOBLIB = "hydra_plugins.hydra_joblib_launcher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper"
@@ -41,26 +40,198 @@ def start(*words):
     return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
 
 
+def read_history(run):
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
 def test_of_twelve_jobs_two_fail_and_ten_have_results(folder, capsys):
-    """One is at fault before it starts, one fails in the middle of its work."""
-    (folder / "loss.py").write_text(
-        "import os\n"
-        "def brightness(images, prompts):\n"
-        "    if prompts == ['bad']:\n"
-        "        raise RuntimeError('no such light\\nand more')\n"
-        "    return -images.mean((1, 2, 3))\n"
-    )
-    words = ["run", "-m", "guidance=custom", "guidance.custom.target=loss.brightness", *SMALL[3:]]
-    words += ['prompt="x","bad"', "seed=1,2,3,-1", "output_dir=sweep", "evaluate=[colourfulness]"]
-    words += ["sampler.n_steps=1,2"]
-    # 16 jobs: seed=-1 is at fault in 4, "bad" fails in the other 6.
-    sys.path.insert(0, str(folder))
-    try:
-        assert main(words) == 1
-    finally:
-        sys.path.remove(str(folder))
+    seeds = "seed=0,1,2,-1,4,5,6,7,8,9,1.5,11"
+    assert main([*SMALL, "-m", seeds, "output_dir=sweep"]) == 1
     err = capsys.readouterr().err
-    assert "Traceback" not in err
     lines = [line for line in err.splitlines() if line.startswith("doodl: ")]
-    assert len(lines) == 11
-    assert lines[-1].startswith("doodl: 10 of 16 jobs failed")
+    cause = "must be a whole number from 0, or a list: [0,1]"
+    assert lines == [
+        f"doodl: job 3 (seed=-1): seed=-1: {cause}",
+        f"doodl: job 10 (seed=1.5): seed=1.5: {cause}",
+        f"doodl: 2 of 12 jobs failed; all are in {folder / 'sweep'}",
+    ]
+    assert "Traceback" not in err
+    assert {path.name for path in Path("sweep").glob("*/samples")} == {"samples"}
+    assert len(list(Path("sweep").glob("*/samples"))) == 10
+    assert main(["report", "sweep"]) == 0
+    table = list(csv.DictReader(Path("sweep/results.csv").read_text().splitlines()))
+    assert [row["status"] for row in table].count("done") == 10
+    assert len(table) == 12
+    assert [row["cause"] for row in table if row["status"] == "failed"] == [
+        f"seed=-1: {cause}",
+        f"seed=1.5: {cause}",
+    ]
+    assert "seed=1.5" in Path("sweep/report.html").read_text(encoding="utf-8")
+
+
+def test_a_job_that_breaks_is_named_and_keeps_its_traceback(folder, capsys, monkeypatch):
+    Path("loss.py").write_text(
+        "def darkness(images, prompts):\n"
+        "    if prompts == ['bad']:\n"
+        "        raise RuntimeError('no such light')\n"
+        "    return images.mean((1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    words = [*SMALL[:1], *SMALL[3:], "guidance=custom", "guidance.custom.target=loss.darkness"]
+    assert main([*words, "-m", 'prompt="bad","x"', "output_dir=sweep"]) == 1
+    err = capsys.readouterr().err
+    assert 'doodl: job 0 (prompt="bad"): RuntimeError: no such light' in err
+    assert "Traceback" not in err
+    assert "Traceback" in Path("sweep/0/doodl.log").read_text()
+    assert read_metadata(Path("sweep/1"))["status"] == "done"
+
+
+def test_a_sweep_whose_every_job_is_at_fault_leaves_nothing(folder, capsys):
+    """device=cuda:9 is found out only when the jobs have started."""
+    assert main([*SMALL, "-m", "device=cuda:8,cuda:9", "output_dir=sweep"]) == 2
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if "doodl: " in line] == [
+        "doodl: device=cuda:8: not on this machine; must be auto, cpu"
+    ] or "cuda:0" in err
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["hydra/launcher=jobs"], "hydra/launcher=jobs: must be one of basic, joblib, ray"),
+        (["hydra/sweeper=grid"], "hydra/sweeper=grid: must be one of basic, optuna"),
+        (["hydra/sweeper=optuna", "evaluate=[]"], "held-out score; must be given"),
+        (['output_dir="a","b"', "seed=1,2"], "output_dir=a,b: must be one folder"),
+        (["log=tensorbord"], "log=tensorbord: must be tensorboard or wandb"),
+    ],
+)
+def test_bad_choices_get_one_line(folder, capsys, words, line):
+    if "hydra/sweeper=optuna" in words:
+        pytest.importorskip(OPTUNA)
+    assert main([*SMALL, "-m", *words]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "package"),
+    [
+        ("hydra/launcher=joblib", "hydra-joblib-launcher"),
+        ("hydra/launcher=submitit_slurm", "hydra-submitit-launcher"),
+        ("hydra/launcher=ray", "hydra-ray-launcher"),
+        ("hydra/sweeper=optuna", "hydra-optuna-sweeper"),
+        ("log=tensorboard", "tensorboard"),
+        ("log=[wandb]", "wandb"),
+    ],
+)
+def test_an_absent_package_is_named(folder, capsys, monkeypatch, word, package):
+    find = importlib.util.find_spec
+    absent = package.replace("-", "_")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if absent in name else find(name)
+    )
+    assert main([*SMALL, "-m", word]) == 2
+    assert f"its package is missing; pip install {package}\n" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_joblib_runs_jobs_in_processes_of_their_own(folder, capfd):
+    pytest.importorskip(JOBLIB)
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,-1"]
+    process = start(*SMALL, "-m", *words, "output_dir=sweep")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "doodl: job 1 (seed=-1): seed=-1: must be" in err
+    assert "Warning" not in err
+    assert read_metadata(Path("sweep/0"))["status"] == "done"
+
+
+def test_processes_take_different_gpus(folder):
+    """More processes than GPUs are spread evenly."""
+    code = (
+        "import os, sys; from doodl_cli.commands.gpus import take_gpu; take_gpu(); "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,5", "TMPDIR": str(folder)}
+    processes = []
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=-1, stdout=-1, text=True, env=environment
+        )
+        processes.append((process, process.stdout.readline().strip()))
+    for process, _ in processes:
+        process.communicate(timeout=60)
+    assert [taken for _, taken in processes] == ["3", "5", "3", "5"]
+
+
+def test_a_terminated_submitit_job_saves_and_is_requeued_and_finishes(folder):
+    pytest.importorskip(SUBMITIT)
+    n_iters = 30
+    words = [f"optimizer.n_iters={n_iters}", "hydra/launcher=submitit_local", "output_dir=sweep"]
+    process = start(*SMALL, "-m", *words)
+    wait_for_lines(process, folder / "sweep/0", 5)
+    (job,) = Path("sweep/.submitit").glob("*/*_submitted.pkl")
+    os.kill(
+        int(job.parent.name), signal.SIGTERM
+    )  # the process that watches over the job passes it on
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert read_metadata(Path("sweep/0"))["status"] == "done"
+    assert "interrupted" in Path("sweep/0/doodl.log").read_text()
+    history = read_history(Path("sweep/0"))
+    assert [line["iteration"] for line in history] == list(range(n_iters + 1))
+
+
+def test_optuna_finds_the_settings_with_the_highest_held_out_score(folder, capsys):
+    pytest.importorskip(OPTUNA)
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "output_dir=sweep"]
+    assert main([*SMALL, "-m", *words]) == 0
+    found = yaml.safe_load(Path("sweep/optimization_results.yaml").read_text())
+    scores = [
+        read_metadata(path)["samples"][0]["evaluate"]["best"]["symmetry"]
+        for path in (Path("sweep/0"), Path("sweep/1"))
+    ]
+    assert found["best_value"] == pytest.approx(max(scores))
+    names = {f"optimizer.{name}" for name in ("lr", "clip", "momentum")}
+    assert found["best_params"].keys() == names
+    best = yaml.safe_load(Path(f"sweep/{scores.index(max(scores))}/config.yaml").read_text())
+    assert best["optimizer"]["lr"] == found["best_params"]["optimizer.lr"]
+
+
+def test_the_held_out_score_is_the_first_one_and_the_mean_over_samples():
+    class config:
+        evaluate = {"a": None, "b": None}  # noqa: RUF012
+
+    samples = [{"evaluate": {"best": {"a": a, "b": 7.0}}} for a in (1.0, 2.0)]
+    assert held_out_score(config, samples) == 1.5
+    assert held_out_score(config, [*samples, {"evaluate": {"best": {"a": None}}}]) is None
+    config.evaluate = {}
+    assert held_out_score(config, samples) is None
+
+
+def test_tensorboard_gets_every_iteration_and_the_grid(folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["optimizer.n_iters=2", "seed=[1,2]", "batch_size=1", "log=tensorboard"]
+    assert main([*SMALL, *words, "output_dir=run"]) == 0
+    events = EventAccumulator("run/tensorboard").Reload()
+    values = events.Scalars("guidance/colourfulness")
+    assert [value.step for value in values] == [0, 1, 2, 3, 4, 5]
+    history = read_history(Path("run"))
+    expected = [line["guidance"]["colourfulness"] for line in history]
+    assert [value.value for value in values] == pytest.approx(expected)
+    assert [image.step for image in events.Images("grid")] == [2, 5]
+
+
+def test_wandb_takes_a_run_without_a_network(folder, monkeypatch):
+    pytest.importorskip("wandb")
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "doodl_cli", *SMALL, "log=wandb", "output_dir=run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder / "run")
+    assert list(Path("run").glob("wandb/offline-run-*/*.wandb"))
