@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import TERMINATING, Terminated, UserError
+from doodl_cli.errors import TERMINATING, CannotWrite, Terminated, UserError
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     handlers = {number: signal.signal(number, terminate) for number in TERMINATING}
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
+    except (UserError, CannotWrite) as error:
         if not hasattr(error, "reported"):
             print(f"doodl: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130
     except Terminated:

@@ -10,6 +10,10 @@ class UserError(Exception):
     """The input is at fault: one line with the key, its value and what is allowed (exit 2)."""
 
 
+class CannotWrite(Exception):
+    """The disk is at fault, full, read-only or gone: one line with the path (exit 1)."""
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGUSR1 arrived (exit 143). `except Exception` lets it pass."""
 

@@ -27,7 +27,7 @@ from doodl_cli.commands.arguments import parse_arguments, quote
 from doodl_cli.commands.destination import check_free
 from doodl_cli.commands.help import choices, print_help
 from doodl_cli.config import GROUPS, show, unknown_key
-from doodl_cli.errors import UserError
+from doodl_cli.errors import CannotWrite, UserError
 
 CONFIGS = "doodl_cli.configs"
 CONFIG_OF_VERB = {"run": "resume"}  # other verbs have one of their own name
@@ -85,7 +85,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
 def report(error: Exception) -> None:
     """Print the error of one job of a sweep, once."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | CannotWrite):
         print(f"doodl: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)

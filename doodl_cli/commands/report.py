@@ -19,7 +19,7 @@ it is the only one, else to the current folder.
 
 
 def main(words: list[str]) -> None:
-    """Write both files and print where they are. Raises UserError."""
+    """Write both files and print where they are. Raises UserError and CannotWrite."""
     if set(words) & {"-h", "--help"}:
         print(HELP, end="")
         return
@@ -35,10 +35,7 @@ def main(words: list[str]) -> None:
     }
     for name, text in files.items():
         path = destination / name
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        write_whole(path, text.encode())
         print(path)
 
 

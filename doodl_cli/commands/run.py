@@ -15,7 +15,7 @@ from doodl_cli.commands.destination import check_free, claim, find_destination, 
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
-from doodl_cli.errors import OutOfTime, Terminated, UserError
+from doodl_cli.errors import CannotWrite, OutOfTime, Terminated, UserError
 from doodl_cli.requests import Request, list_requests
 
 
@@ -65,6 +65,9 @@ def run(cfg: DictConfig) -> None:
         return
     path = Path(cfg.resume).expanduser().absolute()
     if earlier.get("status") == "done":
+        from doodl_cli.run_directory import remove_state
+
+        remove_state(path)  # it may have been killed just before it did so
         print("already done")
         print(path)
         return
@@ -132,4 +135,8 @@ def work(
         raise
     except OutOfTime as error:
         print(f"doodl: {error} are over; go on with resume={path}", file=sys.stderr)
+    except CannotWrite as error:
+        if not (path / "config.yaml").exists():
+            raise
+        raise CannotWrite(f"{error}; go on with resume={path}") from error
     summarize(directory)
