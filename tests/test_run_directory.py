@@ -56,6 +56,7 @@ def make_record(iteration, best=(True, True), loss=(-1.0, -2.0), active=(True, T
 
 
 def open_directory(path):
+    path.mkdir(exist_ok=True)
     cost = {"network_calls": 7, "vjps": 3, "seconds": 0.0, "peak_bytes": 1}
     facts = {"device": "cpu", "sampler": {"growth": math.inf}}
     return RunDirectory(path, make_config(), facts, lambda: cost, {"overrides.yaml": "- a\n"})
