@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
 from doodl_cli.commands.destination import check_free, claim, find_destination, is_pattern, locked
+from doodl_cli.commands.report import write_page
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
@@ -67,7 +68,8 @@ def run(cfg: DictConfig) -> None:
     if earlier.get("status") == "done":
         from doodl_cli.run_directory import remove_state
 
-        remove_state(path)  # it may have been killed just before it did so
+        remove_state(path)  # what it may have been killed just before
+        write_page(path)
         print("already done")
         print(path)
         return
@@ -139,4 +141,5 @@ def work(
         if not (path / "config.yaml").exists():
             raise
         raise CannotWrite(f"{error}; go on with resume={path}") from error
+    write_page(path)
     summarize(directory)
