@@ -105,8 +105,7 @@ def embed(path: Path) -> str:
 
 
 def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:
-    """Return a curve as SVG with its name and range; a dot is at the best iteration."""
-    points = points[:: max(1, len(points) // WIDTH)]
+    """Return a curve as SVG with its name, first and last value; a dot is at the best iteration."""
     values = [value for _, value in points]
     low, high, last = min(values), max(values), max(points[-1][0], 1)
 
@@ -114,13 +113,14 @@ def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:
         up = (value - low) / (high - low) if high > low else 0.5
         return 3 + (WIDTH - 6) * iteration / last, HEIGHT - 3 - (HEIGHT - 6) * up
 
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    drawn = [*points[:: max(1, len(points) // WIDTH)], points[-1]]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in drawn))
     best = "".join(
         '<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(*point))
         for point in points
         if point[0] == row.best_iteration
     )
-    title = f"{html.escape(name.removeprefix(HELD_OUT))} {low:.4g} to {high:.4g}"
+    title = f"{html.escape(name.removeprefix(HELD_OUT))} {values[0]:.4g} → {values[-1]:.4g}"
     return (
         f'<figure><svg width="{WIDTH}" height="{HEIGHT}"><polyline points="{line}"/>{best}</svg>'
         f"<figcaption>{title}</figcaption></figure>"
