@@ -108,8 +108,11 @@ def stamp(run: Path) -> int | None:
 
 def compare(run: Path, other: Path) -> int:
     """Compare every file of two runs, times aside; return how many there are."""
-    names = sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file())
-    assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    names, others = (
+        sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        for folder in (run, other)
+    )
+    assert names == others, set(names) ^ set(others)
     for name in names:
         a, b = (folder / name for folder in (run, other))
         if name.suffix in (".png", ".webp", ".safetensors"):
