@@ -17,7 +17,7 @@ from pathlib import Path
 N_PROMPTS = 1000
 BATCH = 8
 WORDS = ["run", "guidance=colourfulness", f"batch_size={BATCH}", "device=cpu"]
-WORDS += ["sampler.n_steps=1", "optimizer.n_iters=1", "evaluate=symmetry"]
+WORDS += ["sampler.n_steps=4", "optimizer.n_iters=1", "evaluate=symmetry"]
 COMMAND = [sys.executable, "-m", "doodl_cli"]
 
 
