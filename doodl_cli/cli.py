@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import TERMINATING, JobsFailed, Terminated, UserError
+from doodl_cli.errors import TERMINATING, CannotWrite, JobsFailed, Terminated, UserError
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"doodl: {error}", file=sys.stderr)
         return 2
-    except JobsFailed as error:
+    except (JobsFailed, CannotWrite) as error:
         print(f"doodl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -12,6 +12,10 @@ class UserError(Exception):
     """The input is at fault: one line with the key, its value and what is allowed (exit 2)."""
 
 
+class CannotWrite(Exception):
+    """The disk is at fault, full, read-only or gone: one line with the path (exit 1)."""
+
+
 class Terminated(BaseException):
     """A signal of TERMINATING, its argument, came (exit 143). `except Exception` lets it pass."""
 

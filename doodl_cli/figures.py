@@ -11,6 +11,7 @@ SMALLEST_SIDE = 256  # smaller pictures are enlarged
 GAP = 12
 FONT_SIZE = 13
 LINE_HEIGHT = 18
+PANEL_INCHES = (3.6, 2.8)
 
 
 def enlarge(image: Image.Image) -> Image.Image:
@@ -55,8 +56,12 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], best: Sequence[in
     ]
     panels = [optimised, held_out] if held_out else [optimised]
     n_columns = max(map(len, panels))
-    figure = Figure(figsize=(3.6 * n_columns, 2.8 * len(panels)), dpi=120, layout="constrained")
+    width, height = PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * len(panels)
+    figure = Figure(figsize=(width, height), dpi=120)
     axes = figure.subplots(len(panels), n_columns, squeeze=False)
+    # Margins that are given, not found: to find them, matplotlib draws everything once more.
+    left, right, top, bottom = 0.55 / width, 1 - 0.1 / width, 1 - 0.3 / height, 0.45 / height
+    figure.subplots_adjust(left, bottom, right, top, wspace=0.2, hspace=0.42)
     for row, row_axes in zip(panels, axes, strict=True):
         for axis in row_axes[len(row) :]:
             axis.set_axis_off()
@@ -67,15 +72,17 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], best: Sequence[in
                     for line in lines
                 }
                 color = f"C{i % 10}"
-                axis.plot(list(values), list(values.values()), color, label=f"sample {i}", lw=1.2)
+                label = f"sample {lines[0]['sample']}"
+                axis.plot(list(values), list(values.values()), color, label=label, lw=1.2)
                 axis.plot(best_iteration, values.get(best_iteration, math.nan), "o", color=color)
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("iteration", fontsize=8)
+            axis.locator_params(nbins=5)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.tick_params(labelsize=8)
             axis.grid(alpha=0.3)
     if len(histories) > 1:
-        axes[0, 0].legend(fontsize=8)
+        axes[0, 0].legend(fontsize=8, loc="upper right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

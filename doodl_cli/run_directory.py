@@ -11,12 +11,11 @@ memory.
 import io
 import json
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,9 +30,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from doodl_cli.config import Config
-from doodl_cli.errors import TERMINATING, OutOfTime, Terminated
+from doodl_cli.errors import TERMINATING, CannotWrite, OutOfTime, Terminated
 from doodl_cli.figures import draw_curves, draw_grid, enlarge
-from doodl_cli.files import write_whole
+from doodl_cli.files import append, cut, make_folder, write_whole, writing
 from doodl_cli.optimize import Record
 from doodl_cli.requests import FILE as REQUESTS_FILE
 from doodl_cli.requests import Request, list_requests, to_jsonl
@@ -165,7 +164,9 @@ class RunDirectory:
             status = "out of time" if issubclass(kind, OutOfTime) else status
             if status == "failed":
                 self.facts["error"] = f"{kind.__name__}: {error}"
-        with signals_deferred():
+        # What the disk refused once it may refuse again: the first refusal is the one to be told.
+        refused = suppress(CannotWrite) if isinstance(error, CannotWrite) else nullcontext()
+        with signals_deferred(), refused:
             try:
                 self.write_results()
             except BaseException as late:
@@ -175,9 +176,7 @@ class RunDirectory:
             finally:
                 self.write_metadata(status)
         if status == "done":
-            (self.path / STATE_FILE).unlink(missing_ok=True)
-            for frames in self.path.glob(f"samples/*/{FRAMES_FILE}"):
-                frames.unlink()
+            remove_state(self.path)
 
     def finish_batch(self) -> None:
         """Write the results of the batch and take up the next one's samples."""
@@ -223,11 +222,9 @@ class RunDirectory:
 
     def cut_logs(self, frame_bytes: Sequence[int]) -> None:
         """Cut off what the logs got after the state was written."""
-        if (self.path / "history.jsonl").exists():
-            os.truncate(self.path / "history.jsonl", self.history_end)
+        cut(self.path / "history.jsonl", self.history_end)
         for sample, size in zip(self.samples, frame_bytes, strict=True):
-            if self.frames_file(sample).exists():
-                os.truncate(self.frames_file(sample), size)
+            cut(self.frames_file(sample), size)
 
     def write_state(self, loop: dict[str, Tensor]) -> None:
         """Write what the run goes on from; `loop` is the optimisation's own state, if any."""
@@ -255,8 +252,8 @@ class RunDirectory:
 
     def log(self, line: str) -> None:
         """Add a line with the time to doodl.log."""
-        with (self.path / "doodl.log").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {line}\n")
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        append(self.path / "doodl.log", f"{now}  {line}\n".encode())
 
     def add(self, record: Record) -> None:
         """Take in an iteration of every sample that has not stopped."""
@@ -266,9 +263,8 @@ class RunDirectory:
                 for i, sample in enumerate(self.samples)
                 if not sample.stopped
             ]
-            with (self.path / "history.jsonl").open("ab") as file:
-                file.writelines(f"{to_json(line)}\n".encode() for line in lines)
-                self.history_end = file.tell()
+            text = "".join(f"{to_json(line)}\n" for line in lines)
+            self.history_end = append(self.path / "history.jsonl", text.encode())
             for error in record.round_trip_error:
                 self.round_trip_error = largest(self.round_trip_error, error)
             if record.state:
@@ -320,10 +316,8 @@ class RunDirectory:
     def add_frame(self, sample: Sample, image: Tensor) -> None:
         """Keep a picture of the trajectory, on disk as well, for a run that goes on from here."""
         sample.frames.append(image)
-        path = self.frames_file(sample)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            file.write(image.contiguous().numpy().tobytes())
+        make_folder(self.folder(sample), self.path)
+        append(self.frames_file(sample), image.contiguous().numpy().tobytes())
 
     def frames_file(self, sample: Sample) -> Path:
         return self.folder(sample) / FRAMES_FILE
@@ -414,7 +408,17 @@ class RunDirectory:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the directory, whole or not at all."""
-        write_whole(self.path / name, content)
+        path = self.path / name
+        make_folder(path.parent, self.path)
+        write_whole(path, content)
+
+
+def remove_state(path: Path) -> None:
+    """Remove from the directory of a run that is done what it would have gone on from."""
+    with writing(path):
+        (path / STATE_FILE).unlink(missing_ok=True)
+        for frames in path.glob(f"samples/*/{FRAMES_FILE}"):
+            frames.unlink()
 
 
 def describe_sample(sample: Sample) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What users type: exit codes, the one line that bad input gets, quoting, sweeps, signals."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,34 +14,14 @@ from PIL import Image
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.arguments import quote
+from tests.runs import ROOT, needs_weights, read_metadata, start
 
-ROOT = Path(__file__).parents[1]
 GOOD = ["run", "guidance=aesthetic", "prompt=x"]
 PICTURES = ["run", "guidance=clip_image", "prompt=x"]
 CLASS = ["run", "guidance=classifier", "prompt=x"]
 SMALL = [*GOOD, "sampler.n_steps=2", "optimizer.n_iters=2", "device=cpu"]
 
-needs_weights = pytest.mark.skipif(
-    not (ROOT / "doodl_cli/assets/emoji/model_index.json").exists(),
-    reason="the embedded weights are not in this checkout",
-)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["doodl"])
-    return tmp_path
-
-
-def start(*words, **options):
-    command = [sys.executable, "-m", "doodl_cli", *words]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, **options)
-
-
-def read_metadata(run):
-    return json.loads((Path(run) / "metadata.json").read_text())
-
+pytestmark = pytest.mark.usefixtures("folder")
 
 BAD_INPUT = [
     ([], "run, sample, models"),
@@ -131,8 +110,8 @@ BAD_INPUT = [
     ([*GOOD, "model=sd99"], "model=sd99: must be one of"),
     ([*GOOD, "experiment=papr"], "did you mean paper?"),
     ([*GOOD, "output_dir="], "output_dir=: must name a folder"),
-    ([*GOOD, f"output_dir={__file__}"], "must be a folder that can be written to"),
-    ([*GOOD, f"output_dir={__file__}/below"], "must be a folder that can be written to"),
+    ([*GOOD, f"output_dir={__file__}"], "must be a folder"),
+    ([*GOOD, f"output_dir={__file__}/below"], "must be a folder"),
     ([*GOOD, f"output_dir={ROOT}"], "must be a new or an empty folder"),
     ([*GOOD, f"output_dir={'x' * 300}"], "output_dir="),
     ([*GOOD, 'prompt="a" b'], 'prompt="a" b: not understood'),
@@ -391,10 +370,9 @@ def test_prompts_sweep_and_a_job_that_fails_does_not_stop_the_others(folder, cap
 @needs_weights
 def test_signals_leave_a_consistent_run_directory(folder):
     """Ctrl-C exits 130 and SIGTERM 143, both with what there is on disk."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cases = {"int": (signal.SIGINT, 130), "term": (signal.SIGTERM, 143)}
     words = [*GOOD, "optimizer.n_iters=5000", "sampler.n_steps=2", "device=cpu"]
-    processes = {name: start(*words, f"output_dir={name}", env=environment) for name in cases}
+    processes = {name: start(*words, f"output_dir={name}") for name in cases}
     for name, (number, code) in cases.items():
         history, process = folder / name / "history.jsonl", processes[name]
         while process.poll() is None and not (history.exists() and history.read_text()):

@@ -1,9 +1,5 @@
 """Scores that are not optimised: which, where they are reported, and what they stop."""
 
-import json
-import sys
-from pathlib import Path
-
 import pytest
 from hydra.errors import ConfigCompositionException
 
@@ -11,37 +7,19 @@ from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.help import choices
 from doodl_cli.config import EVALUATIONS, GUIDANCES, read_config
+from tests.runs import needs_weights, read_history, read_metadata
 
 SMALL = [
     "run", "guidance=aesthetic", "prompt=a sun", "device=cpu", "sampler.n_steps=2",
     "guidance.aesthetic.n_crops=0", "output_dir=a",
 ]  # fmt: skip
 
-needs_weights = pytest.mark.skipif(
-    not (Path(__file__).parents[1] / "doodl_cli/assets/emoji/model_index.json").exists(),
-    reason="the embedded weights are not in this checkout",
-)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["doodl"])
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def evaluated(*words):
     with composer(None) as compose:
         return list(read_config(resolve(compose("run", [*words]))).evaluate)
-
-
-def read_metadata():
-    return json.loads(Path("a/metadata.json").read_text())
-
-
-def read_history(run="a"):
-    lines = (Path(run) / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_every_guidance_can_be_held_out_too():
@@ -87,7 +65,7 @@ def test_a_function_of_the_users_can_be_held_out(folder):
     )
     words = ["evaluate=custom", "evaluate.custom.target=mine.dark", "optimizer.n_iters=1"]
     assert main([*SMALL, *words]) == 0
-    assert all(-1 <= line["evaluate"]["custom"] <= 1 for line in read_history())
+    assert all(-1 <= line["evaluate"]["custom"] <= 1 for line in read_history("a"))
 
 
 def test_a_twin_may_stop_a_sample():
@@ -111,7 +89,7 @@ def test_the_held_out_scores_are_chosen_by_name():
 def test_held_out_scores_are_in_the_history_the_metadata_and_the_summary(capsys):
     words = ["evaluate=[aesthetic,symmetry,clip_text]", "optimizer.n_iters=1"]
     assert main([*SMALL, *words]) == 0
-    lines, (sample,) = read_history(), read_metadata()["samples"]
+    lines, (sample,) = read_history("a"), read_metadata("a")["samples"]
     for line in lines:
         assert list(line["evaluate"]) == ["aesthetic", "symmetry", "clip_text"]
         assert line["evaluate"]["aesthetic"] == line["guidance"]["aesthetic"]
@@ -128,8 +106,8 @@ def test_a_falling_score_stops_a_sample_and_the_reason_is_kept(capsys):
     assert main([*SMALL, *words, "optimizer.n_iters=12", "seed=[0,1,2]"]) == 0
     err = capsys.readouterr().err
     stopped = 0
-    for i, sample in enumerate(read_metadata()["samples"]):
-        scores = [line["evaluate"]["symmetry"] for line in read_history() if line["sample"] == i]
+    for i, sample in enumerate(read_metadata("a")["samples"]):
+        scores = [line["evaluate"]["symmetry"] for line in read_history("a") if line["sample"] == i]
         falls = [k for k in range(1, len(scores)) if scores[k] < max(scores[:k])]
         if falls and falls[0] < 12:
             stopped += 1
@@ -145,7 +123,7 @@ def test_a_falling_score_stops_a_sample_and_the_reason_is_kept(capsys):
 @needs_weights
 def test_regularisers_are_written_to_the_history_and_change_the_run():
     assert main([*SMALL, "optimizer.n_iters=1"]) == 0
-    plain = read_history()
+    plain = read_history("a")
     assert "regularisers" not in plain[0]
     words = ["optimizer.chi_norm=0.01", "optimizer.kl_prior=2", "output_dir=b"]
     assert main([*SMALL, "optimizer.n_iters=1", *words]) == 0

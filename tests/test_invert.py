@@ -1,7 +1,5 @@
 """Real pictures: inverted exactly, rendered again, edited; runs that start from saved latents."""
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +13,16 @@ from doodl_cli.commands.application import composer, resolve
 from doodl_cli.config import read_config
 from doodl_cli.sampling import SAMPLERS, invert, make_grid, pair_at_x_0, solve
 from tests.problems import gaussian_net, make_noise, make_schedule, make_smooth_net
+from tests.runs import needs_weights, read_metadata
 
 ROOT = Path(__file__).parents[1]
 INVERTIBLE = ("bdia", "edict", "obelm")
 GUIDED = ["run", "guidance=aesthetic", "device=cpu"]
 
-needs_weights = pytest.mark.skipif(
-    not (ROOT / "doodl_cli/assets/emoji/model_index.json").exists(),
-    reason="the embedded weights are not in this checkout",
-)
-
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["doodl"])
+def photo(folder):
     draw(Path("photo, (a).png"))
-    return tmp_path
 
 
 def draw(path, size=(150, 100)):
@@ -40,10 +31,6 @@ def draw(path, size=(150, 100)):
     pixels = np.stack([200 + 40 * x, 120 + 60 * y, 90 + 0 * x], -1)
     pixels[x**2 + y**2 < 0.4] = (250, 210, 60)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
-
-
-def read_metadata(run):
-    return json.loads((Path(run) / "metadata.json").read_text())
 
 
 def pictures(run, name="initial"):

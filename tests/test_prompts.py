@@ -1,7 +1,6 @@
 """Many samples: files of prompts, seeds, batches, shards, and what is said about bad rows."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,9 @@ from doodl_cli.commands.arguments import quote
 from doodl_cli.config import read_config
 from doodl_cli.errors import UserError
 from doodl_cli.requests import list_requests, read_prompts
-from tests.test_cli import needs_weights
+from tests.runs import needs_weights
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["doodl"])
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def requests(*words):

@@ -71,8 +71,8 @@ def test_a_row_shows_a_sample_with_its_pictures_curves_and_scores(page):
     assert first["sample"] == "000"
     assert first["status"] == "done"
     assert first["prompt"] == PROMPT
-    assert first["aesthetic, best"] == "2"
-    assert first["gain"] == "0.1"  # the last of that name, the held-out score's
+    assert first["aesthetic\nbest"] == "2"
+    assert first["clip_text_b (held out)\ngain"] == "0.1"
     assert first["sampler.name"] == "bdia"
     assert Page(page).tags.count("polyline") == 12  # 4 samples with loss and two scores
     assert page.count('alt="initial"') == page.count('alt="best"') == 4

@@ -20,6 +20,7 @@ from doodl_cli.config import read_config
 from doodl_cli.errors import Terminated, UserError
 from doodl_cli.optimize import Record
 from doodl_cli.run_directory import RunDirectory, signals_deferred
+from tests.runs import read_history, read_metadata
 
 PROMPT = 'a "cat", (ü) 🍎\nand ${x}'
 N_ITERS = 3
@@ -55,6 +56,7 @@ def make_record(iteration, best=(True, True), loss=(-1.0, -2.0), active=(True, T
 
 
 def open_directory(path):
+    path.mkdir(exist_ok=True)
     cost = {"network_calls": 7, "vjps": 3, "seconds": 0.0, "peak_bytes": 1}
     facts = {"device": "cpu", "sampler": {"growth": math.inf}}
     return RunDirectory(path, make_config(), facts, lambda: cost, {"overrides.yaml": "- a\n"})
@@ -65,14 +67,6 @@ def write_run(path):
         for i in range(N_ITERS + 1):
             directory.add(make_record(i, best=(i < 2, i == 0)))
     return path
-
-
-def read_metadata(path):
-    return json.loads((path / "metadata.json").read_text())
-
-
-def read_history(path):
-    return [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

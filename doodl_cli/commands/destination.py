@@ -1,5 +1,6 @@
 """Where a job writes: its run directory, checked before the work and claimed after the checks."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from doodl_cli.errors import UserError
+from doodl_cli.errors import CannotWrite, UserError
 
 
 def find_destination(cfg: DictConfig) -> Path:
@@ -49,17 +50,19 @@ def was_begun(cfg: DictConfig, path: Path) -> bool:
 def check_free(path: Path, pattern: bool = False) -> None:
     """Check that a run directory can be made at `path` without touching what is there.
 
-    Raises UserError if it is a file, cannot be written to, or holds something (with `pattern`, the
-    last is left to `claim`).
+    Raises UserError if it is a file or holds something (with `pattern`, the last is left to
+    `claim`), CannotWrite if nothing can be written there.
     """
     try:
         parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise UserError(f"output_dir={path}: {parent} must be a folder that can be written to")
+        if not parent.is_dir():
+            raise UserError(f"output_dir={path}: {parent} must be a folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise CannotWrite(f"output_dir={path}: {parent} cannot be written to")
         if not pattern and path.exists() and any(path.iterdir()):
             raise UserError(f"output_dir={path}: must be a new or an empty folder")
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise refused(path, error) from error
 
 
 def claim(path: Path, pattern: bool = False) -> Path:
@@ -77,7 +80,7 @@ def claim(path: Path, pattern: bool = False) -> Path:
             if not pattern:
                 raise UserError(f"output_dir={path}: must be a new or an empty folder") from None
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise refused(path, error) from error
     raise AssertionError("unreachable")
 
 
@@ -104,10 +107,11 @@ def locked(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"output_dir={path}: must be a folder that can be written to ({error.strerror})"
-    )
+def refused(path: Path, error: OSError) -> UserError | CannotWrite:
+    """Return whose fault it is that a folder cannot be made: the disk's or the name's."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+        return CannotWrite(f"output_dir={path}: cannot be written to ({error.strerror})")
+    return UserError(f"output_dir={path}: must name a folder ({error.strerror})")
 
 
 def is_pattern(cfg: DictConfig) -> bool:

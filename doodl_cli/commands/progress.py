@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from doodl_cli.errors import OutOfTime, Terminated
+from doodl_cli.errors import CannotWrite, OutOfTime, Terminated
 from doodl_cli.optimize import Record
 from doodl_cli.run_directory import RunDirectory
 
@@ -32,6 +32,8 @@ def logged(directory: RunDirectory) -> Iterator[None]:
     except OutOfTime as error:
         directory.log(f"{error} are over")
         raise
+    except CannotWrite:
+        raise  # nor could the log be
     except Exception:
         directory.log(traceback.format_exc().rstrip())
         raise

@@ -8,6 +8,7 @@ from doodl_cli.files import write_whole
 from doodl_cli.report import Row, collect, draw_page, find_runs, write_results
 
 ALWAYS = ("sampler.name", "sampler.n_steps", "cfg_scale", "optimizer.n_iters", "optimizer.lr")
+PAGE = "report.html"
 IN_ROW = ("prompt", "seed")  # a sample has its own
 
 HELP = """\
@@ -19,7 +20,7 @@ it is the only one, else to the current folder.
 
 
 def main(words: list[str]) -> None:
-    """Write both files and print where they are. Raises UserError."""
+    """Write both files and print where they are. Raises UserError and CannotWrite."""
     if set(words) & {"-h", "--help"}:
         print(HELP, end="")
         return
@@ -29,17 +30,17 @@ def main(words: list[str]) -> None:
     runs = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     rows = [row for run in runs for row in collect(run)]
     destination = folders[0] if len(folders) == 1 else Path()
-    files = {
-        "report.html": draw_page(rows, choose_settings(rows)),
-        "results.csv": write_results(rows),
-    }
+    files = {PAGE: draw_page(rows, choose_settings(rows)), "results.csv": write_results(rows)}
     for name, text in files.items():
         path = destination / name
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        write_whole(path, text.encode())
         print(path)
+
+
+def write_page(run: Path) -> None:
+    """Write the page of a single run into its directory."""
+    rows = collect(run)
+    write_whole(run / PAGE, draw_page(rows, choose_settings(rows)).encode())
 
 
 def choose_settings(rows: list[Row]) -> list[str]:

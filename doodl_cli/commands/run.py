@@ -21,10 +21,11 @@ from doodl_cli.commands.destination import (
     locked,
     was_begun,
 )
+from doodl_cli.commands.report import write_page
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_package, check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
-from doodl_cli.errors import OutOfTime, Terminated, UserError
+from doodl_cli.errors import CannotWrite, OutOfTime, Terminated, UserError
 from doodl_cli.requests import Request, list_requests
 
 
@@ -81,6 +82,10 @@ def run(cfg: DictConfig) -> float | None:
         check_free(path, is_pattern(cfg))
         return work(cfg, config, requests, path, None, began)
     if earlier.get("status") == "done":
+        from doodl_cli.run_directory import remove_state
+
+        remove_state(path)  # what it may have been killed just before
+        write_page(path)
         print("already done")
         print(path)
         return held_out_score(config, earlier["samples"])
@@ -165,5 +170,10 @@ def work(
         raise
     except OutOfTime as error:
         print(f"doodl: {error} are over; go on with resume={path}", file=sys.stderr)
+    except CannotWrite as error:
+        if not (path / "config.yaml").exists():
+            raise
+        raise CannotWrite(f"{error}; go on with resume={path}") from error
+    write_page(path)
     summarize(directory)
     return held_out_score(config, directory.describe())

@@ -13,6 +13,7 @@ from PIL import Image
 from doodl_cli.config import show
 from doodl_cli.report.collect import Row
 
+HELD_OUT = "held_out."
 SIDE = 256  # larger pictures are embedded smaller
 WIDTH, HEIGHT = 150, 48  # of a curve
 
@@ -20,17 +21,18 @@ WIDTH, HEIGHT = 150, 48  # of a curve
 def draw_page(rows: Sequence[Row], settings: Sequence[str]) -> str:
     """Return the page; `settings` are the names of those that get a column."""
     scores = list(dict.fromkeys(name for row in rows for name in row.scores))
-    titles = ["run", "sample", "status", "prompt", "seed", "initial", "best", "iteration"]
+    titles = ["run", "sample", "status", "prompt", "seed", "initial", "best", "curves"]
+    titles.append("best\niteration")
     for name in scores:
-        title = f"{name.removeprefix('held_out.')} (held out)" if "held_out." in name else name
-        titles += [f"{title}, initial", f"{title}, best", "gain"]
-    titles += ["curves", *settings]
+        title = f"{name.removeprefix(HELD_OUT)} (held out)" if name.startswith(HELD_OUT) else name
+        titles += [f"{title}\n{word}" for word in ("initial", "best", "gain")]
+    titles += settings
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = "\n".join(draw_row(row, scores, settings) for row in rows)
     n_runs = len({row.run for row in rows})
     template = resources.files("doodl_cli.report").joinpath("page.html").read_text("utf-8")
     for mark, text in {
-        "{{count}}": f"{len(rows)} samples of {n_runs} runs",
+        "{{count}}": f"{count(len(rows), 'sample')} of {count(n_runs, 'run')}",
         "{{head}}": head,
         "{{body}}": body,  # last, so that no mark in a prompt is filled in
     }.items():
@@ -42,14 +44,16 @@ def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str]) -> str:
     status = html.escape(row.status)
     if row.cause:
         status += f'<div class="cause">{html.escape(row.cause)}</div>'
+    curves = (draw_curve(name, points, row) for name, points in row.curves.items())
     cells = [
-        cell(html.escape(str(row.run)), str(row.run)),
+        cell(f'<div class="run">{html.escape(str(row.run))}</div>', str(row.run)),
         cell(html.escape(row.folder.name if row.folder != row.run else "")),
         cell(status, row.status),
         cell(f'<div class="prompt">{html.escape(row.prompt)}</div>', row.prompt),
         number(row.seed),
         cell(embed(row.folder / "initial.png")),
         cell(embed(row.folder / "best.png")),
+        cell(f'<div class="curves">{"".join(curves)}</div>'),
         number(row.best_iteration),
     ]
     for name in scores:
@@ -57,14 +61,16 @@ def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str]) -> str:
         first, best = values.get("initial"), values.get("best")
         gain = None if first is None or best is None else best - first
         cells += [number(first), number(best), number(gain)]
-    curves = (draw_curve(name, points, row) for name, points in row.curves.items())
-    cells.append(cell("".join(curves)))
     for name in settings:
         value = row.settings.get(name)
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         cells.append(number(value) if plain else cell(html.escape(show(value))))
     failed = ' class="failed"' if row.status not in ("done", "running") else ""
     return f"<tr{failed}>{''.join(cells)}</tr>"
+
+
+def count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def cell(content: str, order: str | None = None) -> str:
@@ -99,8 +105,7 @@ def embed(path: Path) -> str:
 
 
 def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:
-    """Return a curve as SVG with its name and range; a dot is at the best iteration."""
-    points = points[:: max(1, len(points) // WIDTH)]
+    """Return a curve as SVG with its name, first and last value; a dot is at the best iteration."""
     values = [value for _, value in points]
     low, high, last = min(values), max(values), max(points[-1][0], 1)
 
@@ -108,13 +113,14 @@ def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:
         up = (value - low) / (high - low) if high > low else 0.5
         return 3 + (WIDTH - 6) * iteration / last, HEIGHT - 3 - (HEIGHT - 6) * up
 
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    drawn = [*points[:: max(1, len(points) // WIDTH)], points[-1]]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in drawn))
     best = "".join(
         '<circle cx="{:.1f}" cy="{:.1f}" r="2.5"/>'.format(*place(*point))
         for point in points
         if point[0] == row.best_iteration
     )
-    title = f"{html.escape(name)}  {low:.4g} to {high:.4g}"
+    title = f"{html.escape(name.removeprefix(HELD_OUT))} {values[0]:.4g} → {values[-1]:.4g}"
     return (
         f'<figure><svg width="{WIDTH}" height="{HEIGHT}"><polyline points="{line}"/>{best}</svg>'
         f"<figcaption>{title}</figcaption></figure>"
