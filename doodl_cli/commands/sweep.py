@@ -29,7 +29,7 @@ from doodl_cli.commands.destination import check_free, find_destination, hydra_f
 from doodl_cli.commands.gpus import take_gpu
 from doodl_cli.commands.saved import check_package
 from doodl_cli.config import show
-from doodl_cli.errors import TERMINATING, JobsFailed, Terminated, UserError
+from doodl_cli.errors import TERMINATING, CannotWrite, JobsFailed, Terminated, UserError
 from doodl_cli.files import write_whole
 
 SHARING = ("JoblibLauncher", "LocalLauncher")  # their jobs find a GPU of their own
@@ -152,23 +152,25 @@ def terminable() -> Iterator[None]:
 def write_failure(path: Path, cfg: DictConfig, error: Exception) -> None:
     """Write what a job was and why it failed, unless its run directory says so already."""
     at_fault = isinstance(error, UserError)
+    told = isinstance(error, UserError | CannotWrite)
     try:
+        (path / ".hydra").mkdir(parents=True, exist_ok=True)
         if read_metadata(path).get("status") == "failed":
             return
         metadata = {
             "status": "failed",
-            "error": str(error) if at_fault else f"{type(error).__name__}: {error}",
+            "error": str(error) if told else f"{type(error).__name__}: {error}",
             "exit_code": 2 if at_fault else 1,
         }
         for name, text in hydra_files(cfg).items():
             write_whole(path / ".hydra" / name, text.encode())
         if not (path / "config.yaml").exists():
             write_whole(path / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-        if not at_fault:
+        if not told:
             with (path / "doodl.log").open("a", encoding="utf-8") as file:
                 file.writelines(traceback.format_exception(error))
         write_whole(path / "metadata.json", f"{json.dumps(metadata, indent=2)}\n".encode())
-    except OSError:  # a full disk, say; then this is all that there is
+    except (OSError, CannotWrite):  # a full disk, say; then this is all that there is
         traceback.print_exception(error)
 
 
