@@ -27,8 +27,13 @@ case $stage in
     pack pipeline vae
     for x in A B; do
         y=$(echo $x | tr AB ab)
-        python3 $here/train_clip.py --pair $x --out $keep/clip_$y --seconds 165 >$keep/logs/clip_$y.txt 2>&1 &
+        [ $x = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15" attack=1.5
+        [ $x = B ] && hard="--adversarial 0.7 --warp 3 --restyled 0.2" attack=1
+        # The pairs in use were trained without $hard for 150 s, then 190 s attacked, 200 s with all.
+        python3 $here/train_clip.py --pair $x --out $keep/clip_$y --seconds 165 \
+            --smeared 0.4 --noise 0.2 $hard >$keep/logs/clip_$y.txt 2>&1 &
         python3 $here/train_classifier.py --half $x --out $keep/classifier_$y --seconds 105 \
+            --smeared 0.4 --adversarial $attack \
             >$keep/logs/classifier_$y.txt 2>&1 &
     done
     wait
