@@ -47,6 +47,18 @@ def was_begun(cfg: DictConfig, path: Path) -> bool:
     return False
 
 
+def free_destination(cfg: DictConfig) -> Path:
+    """Return the run directory of work that starts anew when requeued, free to be claimed.
+
+    Removes what an earlier start of this job left. Raises as `check_free` does.
+    """
+    path = find_destination(cfg)
+    if was_begun(cfg, path):
+        shutil.rmtree(path)  # it takes no time to do it again
+    check_free(path, is_pattern(cfg))
+    return path
+
+
 def check_free(path: Path, pattern: bool = False) -> None:
     """Check that a run directory can be made at `path` without touching what is there.
 

@@ -1,19 +1,11 @@
 """`doodl invert`: find the x_T that renders a picture of the user's, and say how well it does."""
 
-import shutil
 from dataclasses import replace
 
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import (
-    check_free,
-    claim,
-    find_destination,
-    hydra_files,
-    is_pattern,
-    was_begun,
-)
+from doodl_cli.commands.destination import claim, free_destination, hydra_files, is_pattern
 from doodl_cli.config import Config, ImageInit, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import list_requests
@@ -45,10 +37,7 @@ def check(cfg: DictConfig) -> Config:
 def invert(cfg: DictConfig) -> None:
     """Check, load, invert, render again and save. Nothing is written before it is done."""
     config = check(cfg)
-    path = find_destination(cfg)
-    if was_begun(cfg, path):
-        shutil.rmtree(path)  # it takes no time to do it again
-    check_free(path, is_pattern(cfg))
+    path = free_destination(cfg)
 
     from doodl_cli.commands import task
     from doodl_cli.commands.start import describe_file, invert_picture, reconstruct

@@ -1,6 +1,5 @@
 """`doodl sample`: render a prompt, or a run's saved noise again, without optimising."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
-from doodl_cli.commands.destination import (
-    check_free,
-    claim,
-    find_destination,
-    hydra_files,
-    is_pattern,
-    was_begun,
-)
+from doodl_cli.commands.destination import claim, free_destination, hydra_files, is_pattern
 from doodl_cli.commands.saved import check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
 from doodl_cli.errors import UserError
@@ -61,10 +53,7 @@ def sample(cfg: DictConfig) -> None:
                 )
         if "device" in given:
             config = replace(config, device=cfg.device)
-    path = find_destination(cfg)
-    if was_begun(cfg, path):
-        shutil.rmtree(path)  # it takes no time to do it again
-    check_free(path, is_pattern(cfg))
+    path = free_destination(cfg)
 
     from doodl_cli.commands import task
     from doodl_cli.commands.start import describe_start, find_start

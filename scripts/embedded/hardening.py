@@ -24,14 +24,18 @@ def smear(vae: AutoencoderKL, picture: Tensor, share: float, noise: float = 0.5)
     if not share:
         return picture
     n = round(share * len(picture))
-    z = vae.encoder(2 * picture[:n].to(vae.dtype) - 1)[:, : vae.config.latent_channels]
+    chosen = torch.randperm(len(picture), device=picture.device)[:n]
+    z = vae.encoder(2 * picture[chosen].to(vae.dtype) - 1)[:, : vae.config.latent_channels]
     strength = noise * torch.rand(n, 1, 1, 1, device=z.device, dtype=z.dtype)
     z = z + strength * torch.randn_like(z) / vae.config.scaling_factor
-    return torch.cat([(vae.decoder(z).to(picture) / 2 + 0.5).clamp(0, 1), picture[n:]])
+    smeared = (vae.decoder(z).to(picture) / 2 + 0.5).clamp(0, 1)
+    return picture.index_copy(0, chosen, smeared)
 
 
 def warp(picture: Tensor, most: float, cells: int = 5) -> Tensor:
     """Bend pictures by a smooth random field of up to `most` pixels (standard deviation) each."""
+    if not most:
+        return picture
     b, _, h, w = picture.shape
     strength = most * torch.rand(b, 1, 1, 1, device=picture.device)
     field = strength * torch.randn(b, 2, cells, cells, device=picture.device)
@@ -46,6 +50,8 @@ def restyle(picture: Tensor, share: float) -> Tensor:
 
     Each change happens to a `share` of the pictures.
     """
+    if not share:
+        return picture
 
     def some(changed: Tensor) -> Tensor:
         chosen = torch.rand(len(picture), 1, 1, 1, device=picture.device) < share

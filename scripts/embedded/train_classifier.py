@@ -113,8 +113,7 @@ def main() -> None:
             at = torch.randint(n, (2, half), device=device)
             options = {"augmented": 0.9, "scale": (0.6, 1.05), "shift": 8, "degrees": 15}
             picture = torch.cat([c(a, **options) for c, a in zip(composers, at, strict=True)])
-            order = torch.randperm(len(picture), device=device)
-            picture[order] = smear(vae, picture[order], args.smeared)
+            picture = smear(vae, picture, args.smeared)
             picture = soften(jitter_colours(picture, 0.35), noise=0.2, blur=0.7)
             mirrored = torch.rand(len(picture), 1, 1, 1, device=device) < 0.5
             picture = torch.where(mirrored, picture.flip(3), picture)

@@ -172,14 +172,18 @@ def main() -> None:
     parameters = [p for _, p in names]
     averages = [p.detach().clone() for p in parameters]
     vae = load_vae(args.vae, device)
+    placed = {
+        "A": {"scale": (0.7, 1.1), "shift": 6, "degrees": 8},
+        "B": {"scale": (0.65, 1.1), "shift": 8, "degrees": 12},
+    }[args.pair]
     encode = encode_both if args.smoke else torch.compile(encode_both)
     while (share := clock.share()) < 1:
         set_rate(optimiser, args.rate * schedule(share, 0.06))
         at = torch.randint(len(first), (args.batch,), device=device)
         with torch.no_grad():
+            picture = compose(at, augmented=0.8, **placed)
+            picture = restyle(warp(picture, args.warp), args.restyled)
             if args.pair == "A":
-                picture = compose(at, augmented=0.8, scale=(0.7, 1.1), shift=6, degrees=8)
-                picture = restyle(warp(picture, args.warp), args.restyled)
                 # Saturations beyond the drawings' own, for the colourfulness.
                 coloured = jitter_colours(picture, 0.8)
                 vary = torch.rand(args.batch, 1, 1, 1, device=device) < 0.25
@@ -187,8 +191,6 @@ def main() -> None:
                 truth = colourfulness(picture) / 50
                 picture = soften(erase(smear(vae, picture, args.smeared), 0.3), noise, 0.5)
             else:
-                picture = compose(at, augmented=0.8, scale=(0.65, 1.1), shift=8, degrees=12)
-                picture = restyle(warp(picture, args.warp), args.restyled)
                 picture = smear(vae, jitter_colours(picture, 0.2), args.smeared)
                 picture = soften(erase(picture, 0.5), noise, 0.7)
             mirrored = torch.rand(args.batch, 1, 1, 1, device=device) < 0.3
