@@ -7,14 +7,12 @@ Standard library only until a verb is chosen, so that `doodl --help` is instant.
 
 import difflib
 import importlib
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import NoReturn
 
 from doodl_cli import __version__
-from doodl_cli.errors import TERMINATING, CannotWrite, JobsFailed, Terminated, UserError
+from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError
+from doodl_cli.signals import TERMINATING, handled, terminate
 
 VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
@@ -39,9 +37,14 @@ doodl VERB key=value ...
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    handlers = {number: signal.signal(number, terminate) for number in TERMINATING}
+    with handled(TERMINATING, terminate):
+        return answer(sys.argv[1:] if argv is None else argv)
+
+
+def answer(argv: list[str]) -> int:
+    """Do what a command line asks and return its exit code; errors are said on stderr."""
     try:
-        dispatch(sys.argv[1:] if argv is None else argv)
+        dispatch(argv)
     except UserError as error:
         print(f"doodl: {error}", file=sys.stderr)
         return 2
@@ -55,9 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return 0
 
 
@@ -76,8 +76,3 @@ def dispatch(argv: list[str]) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         what = f"{verb}: unknown verb" if verb else "no verb"
         raise UserError(f"{what}; must be one of {', '.join(VERBS)}{hint}")
-
-
-def terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Let a signal unwind the stack, so that a run saves what it has."""
-    raise Terminated(signum)

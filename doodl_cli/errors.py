@@ -1,12 +1,5 @@
 """The exceptions that the command line turns into an exit code of their own."""
 
-import signal
-
-# What a cluster sends before it kills, submitit SIGUSR2; Windows has only SIGTERM.
-TERMINATING = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-]
-
 
 class UserError(Exception):
     """The input is at fault: one line with the key, its value and what is allowed (exit 2)."""
@@ -17,7 +10,7 @@ class CannotWrite(Exception):
 
 
 class Terminated(BaseException):
-    """A signal of TERMINATING, its argument, came (exit 143). `except Exception` lets it pass."""
+    """A signal of a cluster, its argument, came (exit 143). `except Exception` lets it pass."""
 
 
 class JobsFailed(Exception):

@@ -11,11 +11,9 @@ memory.
 import io
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +28,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from doodl_cli.config import Config
-from doodl_cli.errors import TERMINATING, CannotWrite, OutOfTime, Terminated
+from doodl_cli.errors import CannotWrite, OutOfTime, Terminated
 from doodl_cli.figures import draw_curves, draw_grid, enlarge
 from doodl_cli.files import append, cut, make_folder, write_whole, writing
 from doodl_cli.optimize import Record
 from doodl_cli.requests import FILE as REQUESTS_FILE
 from doodl_cli.requests import Request, list_requests, to_jsonl
+from doodl_cli.signals import signals_deferred
 from doodl_cli.state import FILE as STATE_FILE
 from doodl_cli.state import State
 
@@ -497,23 +496,3 @@ def finite(value: Any) -> Any:
 def largest(a: float, b: float) -> float:
     """Return the larger number, ignoring NaN."""
     return b if math.isnan(a) else a if math.isnan(b) else max(a, b)
-
-
-@contextmanager
-def signals_deferred() -> Iterator[None]:
-    """Let Ctrl-C and the signals of a cluster wait until the files agree with each other again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: arrived.append(number))
-        for number in (signal.SIGINT, *TERMINATING)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if arrived:
-        signal.raise_signal(arrived[0])

@@ -19,7 +19,8 @@ from doodl_cli.commands.destination import check_free, claim
 from doodl_cli.config import read_config
 from doodl_cli.errors import Terminated, UserError
 from doodl_cli.optimize import Record
-from doodl_cli.run_directory import RunDirectory, signals_deferred
+from doodl_cli.run_directory import RunDirectory
+from doodl_cli.signals import signals_deferred
 from tests.runs import read_history, read_metadata
 
 PROMPT = 'a "cat", (ü) 🍎\nand ${x}'

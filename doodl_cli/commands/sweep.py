@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +23,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from doodl_cli.cli import terminate
 from doodl_cli.commands.destination import check_free, find_destination, hydra_files, is_pattern
 from doodl_cli.commands.gpus import take_gpu
 from doodl_cli.commands.saved import check_package
 from doodl_cli.config import show
-from doodl_cli.errors import TERMINATING, CannotWrite, JobsFailed, Terminated, UserError
+from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError
 from doodl_cli.files import write_whole
+from doodl_cli.signals import TERMINATING, handled, terminate
 
 SHARING = ("JoblibLauncher", "LocalLauncher")  # their jobs find a GPU of their own
 OVER = ("done", "out of time")
@@ -129,16 +128,9 @@ def terminable() -> Iterator[None]:
     Below submitit the job is then put back in the queue, where it will find what it has saved; not
     after Slurm's SIGTERM, for Slurm itself requeues what it preempts, and cancels in the same way.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, terminate) for number in TERMINATING}
     try:
-        try:
+        with handled(TERMINATING, terminate):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
     except Terminated as error:
         executor = os.environ.get("SUBMITIT_EXECUTOR")
         if executor == "local" or (executor and error.args != (signal.SIGTERM,)):
