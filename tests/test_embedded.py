@@ -116,3 +116,13 @@ def test_the_main_job_makes_the_apple_more_colourful_and_keeps_it_an_apple(model
     similarity = model.clip_b.embed_images(picture) @ model.clip_b.embed_texts(captions).T
     assert captions.index(PROMPTS[0]) in similarity[0].topk(3).indices
     assert metadata["cost"]["peak_bytes"] < 2e9
+
+
+def test_the_peak_of_memory_is_the_command_s_own():
+    held = bytearray(2_000_000_000)
+    held[::4096] = b"x" * len(held[::4096])  # so that this process has a higher peak
+    code = "import torch; from doodl_cli.commands.task import peak_bytes as peak; "
+    code += "print(peak(torch.device('cpu')))"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert 1e8 < int(done.stdout) < 2e9

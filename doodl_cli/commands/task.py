@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -222,6 +223,10 @@ def peak_bytes(device: torch.device) -> int | None:
     """Return the most memory in use so far: of the GPU, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # Linux, whose getrusage counts the starting process, too
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # Windows
