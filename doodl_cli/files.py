@@ -1,12 +1,15 @@
 """Writing to the disk: a file whole or not at all, a log line by line, and what the disk refuses.
 
-Every function raises CannotWrite, one line for the user, where the disk is full, read-only or gone.
+What writes raises CannotWrite, one line for the user, where the disk is full, read-only or gone.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from doodl_cli.errors import CannotWrite
 
@@ -54,3 +57,12 @@ def make_folder(folder: Path, root: Path) -> None:
         make_folder(folder.parent, root)
         with writing(folder):
             folder.mkdir(exist_ok=True)
+
+
+def read_values(path: Path, parse: Callable[[str], Any], kind: type = dict) -> Any:
+    """Return the values in a file of JSON or YAML: none of them where it is not a whole `kind`."""
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return kind()
+    return values if isinstance(values, kind) else kind()

@@ -21,7 +21,6 @@ from doodl_cli.commands.destination import (
     locked,
     was_begun,
 )
-from doodl_cli.commands.report import write_page
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
 from doodl_cli.commands.saved import check_package, check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
@@ -82,6 +81,7 @@ def run(cfg: DictConfig) -> float | None:
         check_free(path, is_pattern(cfg))
         return work(cfg, config, requests, path, None, began)
     if earlier.get("status") == "done":
+        from doodl_cli.commands.report import write_page
         from doodl_cli.run_directory import remove_state
 
         remove_state(path)  # what it may have been killed just before
@@ -116,6 +116,7 @@ def work(
     """Load, and optimise batch by batch: from the start, or from the state in the folder."""
     from doodl_cli.commands import task
     from doodl_cli.commands.progress import follow, logged, summarize
+    from doodl_cli.commands.report import write_page
     from doodl_cli.commands.start import describe_start, find_start
     from doodl_cli.guidance import build_evaluation, build_guidance
     from doodl_cli.optimize import optimize

@@ -28,7 +28,7 @@ from doodl_cli.commands.gpus import take_gpu
 from doodl_cli.commands.saved import check_package
 from doodl_cli.config import show
 from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError
-from doodl_cli.files import write_whole
+from doodl_cli.files import read_values, write_whole
 from doodl_cli.signals import TERMINATING, handled, terminate
 
 SHARING = ("JoblibLauncher", "LocalLauncher")  # their jobs find a GPU of their own
@@ -212,11 +212,7 @@ def read_result(path: Path, resumed: Path | None) -> dict[str, Any]:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return what a run directory's metadata.json says, nothing where it cannot be read."""
-    try:
-        metadata = json.loads((path / "metadata.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
+    return read_values(path / "metadata.json", json.loads)
 
 
 def explain_failure(metadata: dict[str, Any]) -> str:
@@ -231,13 +227,8 @@ def explain_failure(metadata: dict[str, Any]) -> str:
 
 def name_jobs(folder: Path, n_jobs: int) -> list[str]:
     """Return each job's number with the settings that not all jobs have."""
-    given: list[list[str]] = []
-    for i in range(n_jobs):
-        try:
-            words = yaml.safe_load((folder / f"{i}/.hydra/overrides.yaml").read_text("utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            words = None
-        given.append(words if isinstance(words, list) else [])
+    files = (folder / f"{i}/.hydra/overrides.yaml" for i in range(n_jobs))
+    given: list[list[str]] = [read_values(file, yaml.safe_load, list) for file in files]
     common = set.intersection(*(set(words) for words in given if words)) if any(given) else set()
     own = [" ".join(word for word in words if word not in common) for words in given]
     return [f"{i} ({show(words)})" if words else str(i) for i, words in enumerate(own)]

@@ -9,6 +9,7 @@ import yaml
 
 from doodl_cli.config import flatten, read_config
 from doodl_cli.errors import UserError
+from doodl_cli.files import read_values
 from doodl_cli.requests import read_requests
 
 MARKS = ("metadata.json", "config.yaml")  # either one makes a folder a run directory
@@ -79,15 +80,6 @@ def collect(run: Path) -> list[Row]:
         )
         for sample, (number, name) in zip(samples, places, strict=True)
     ]
-
-
-def read_values(path: Path, parse: Any) -> dict[str, Any]:
-    """Return the values in a file, none where it cannot be read."""
-    try:
-        values = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def find_places(run: Path, n_samples: int) -> list[tuple[int, str]]:
