@@ -112,9 +112,10 @@ def read_references(paths: Sequence[Path], model: "LatentModel") -> list[Tensor]
 def build(
     settings: Clips, model: "LatentModel", name: str, make: Callable[[Clip], Score]
 ) -> Guidance:
-    """Return a guidance by the model's own CLIP or by the ones that are named."""
+    """Return a guidance by the model's own CLIPs or by the ones that are named."""
     if settings.clips is None:
-        clips, weights = [model.clip_a], [1.0]
+        clips = model.guiding_clips
+        weights = [1.0] * len(clips)
     else:
         clips = [
             load_clip(

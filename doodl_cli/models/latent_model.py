@@ -178,9 +178,13 @@ class LatentModel:
 
     @cached_property
     def clip_a(self) -> Clip:
-        """The pair that guides."""
-        name = f"local-dir:{self.folder / 'clip_a'}"
-        return load_clip(name, None, self.device, f"model.path={self.folder}")
+        """The pair that guides, and whose embedding the aesthetic head reads."""
+        return self.load_own_clip("clip_a")
+
+    @cached_property
+    def guiding_clips(self) -> list[Clip]:
+        """The pairs that guide together: what raises both is less often a quirk of one of them."""
+        return [self.clip_a, self.load_own_clip("clip_c")]
 
     @cached_property
     def clip_b(self) -> Clip:
@@ -189,8 +193,12 @@ class LatentModel:
             name, pretrained = self.held_out.name, self.held_out.pretrained
             given = f"model.held_out={name} {pretrained or ''}".rstrip()
             return load_clip(name, pretrained, self.device, given)
-        name = f"local-dir:{self.folder / 'clip_b'}"
-        return load_clip(name, None, self.device, f"model.path={self.folder}")
+        return self.load_own_clip("clip_b")
+
+    def load_own_clip(self, name: str) -> Clip:
+        """Load a pair from the model's folder. Raises UserError."""
+        given = f"model.path={self.folder}"
+        return load_clip(f"local-dir:{self.folder / name}", None, self.device, given)
 
     @cached_property
     def classifier_a(self) -> Classifier:

@@ -16,6 +16,7 @@ PIPELINE_FILES = (
 SCORER_FILES = (
     "clip_a/open_clip_model.safetensors",
     "clip_b/open_clip_model.safetensors",
+    "clip_c/open_clip_model.safetensors",
     "aesthetic/head.safetensors",
 )
 

@@ -15,7 +15,9 @@ from torch import Tensor
 def load_vae(path, device: str) -> AutoencoderKL:
     """Return the auto-encoder that `smear` takes."""
     vae = AutoencoderKL.from_pretrained(path).to(device).eval()
-    return vae if device == "cpu" else vae.to(torch.bfloat16)
+    if device == "cpu":
+        return vae
+    return vae.to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
