@@ -1,8 +1,9 @@
 """Measure a run of 1,000 prompts, one iteration each: its memory, and what is not the model's time.
 
-    python scripts/measure_many.py [FOLDER]
+    PYTHONPATH=. python scripts/measure_many.py [FOLDER] [WORD ...]
 
-The run is left in FOLDER, if one is given. Linux alone says how much memory a process has.
+The run is left in FOLDER, if one is given; words as sampler.n_steps=12 change it. Linux alone says
+how much memory a process has. The page is opened in Chromium, where there is one.
 """
 
 import json
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.browser import CHROMIUM, browser
 
 N_PROMPTS = 1000
 BATCH = 8
@@ -52,6 +55,17 @@ def outside_the_model(run: Path) -> tuple[float, float]:
     return total, total - inside
 
 
+def open_page(file: Path, profile: str) -> float:
+    """Return how long a browser takes to open a page, to the first frame that it shows of it."""
+    with browser(profile) as page:
+        page.call("Page.enable")
+        began = time.monotonic()
+        page.call("Page.navigate", url=file.absolute().as_uri())
+        page.ask("document.readyState === 'complete' || new Promise(r => onload = () => r(true))")
+        page.ask("new Promise(r => requestAnimationFrame(() => setTimeout(() => r(0))))")
+        return time.monotonic() - began
+
+
 def main() -> None:
     """Run, watch and print."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,19 +74,24 @@ def main() -> None:
         prompts, run = folder / "prompts.txt", folder / "run"
         prompts.write_text("".join(f"a red apple, number {i}\n" for i in range(N_PROMPTS)))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        words = [*COMMAND, *WORDS, f"prompts={prompts}", f"output_dir={run}"]
+        words = [*COMMAND, *WORDS, *sys.argv[2:], f"prompts={prompts}", f"output_dir={run}"]
+        began = time.monotonic()
         process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
         found = watch(process, run)
         assert process.returncode == 0
+        wall = time.monotonic() - began
         for n in sorted(found)[:: max(1, len(found) // 10)]:
             print(f"after batch {n:3}: {found[n]:.0f} MB")
         total, outside = outside_the_model(run)
         print(f"{total:.0f} s, of which {outside:.0f} s outside the iterations", end=" ")
         print(f"({outside / total:.1%}, {outside / N_PROMPTS:.3f} s a sample)")
+        print(f"{wall - total:.0f} s before and after: imports, loading, the page")
         began = time.monotonic()
         subprocess.run([*COMMAND, "report", run], check=True, stdout=subprocess.DEVNULL)
         size = (run / "report.html").stat().st_size / 1e6
         print(f"doodl report: {time.monotonic() - began:.1f} s, {size:.1f} MB")
+        if CHROMIUM:
+            print(f"opened in {open_page(run / 'report.html', f'{temporary}/profile'):.1f} s")
         began = time.monotonic()
         files = [path.stat().st_size for path in run.rglob("*") if path.is_file()]
         seconds = time.monotonic() - began

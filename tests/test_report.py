@@ -3,14 +3,18 @@
 import csv
 import json
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from doodl_cli.cli import main
 from doodl_cli.commands.report import choose_settings
-from doodl_cli.report import collect, find_runs
+from doodl_cli.report import collect, draw_page, find_runs
+from doodl_cli.report.page import FEW
 from tests.test_run_directory import N_ITERS, PROMPT, make_record, open_directory, write_run
 
 
@@ -104,6 +108,17 @@ def test_a_history_cut_in_the_middle_of_a_line_is_shown_as_far_as_it_goes(tmp_pa
     with (run / "history.jsonl").open("a") as file:
         file.write('{"sample": 0, "iter')
     assert len(collect(run)[0].curves["loss"]) == N_ITERS + 1
+
+
+def test_pictures_are_exact_in_a_short_table_and_compressed_in_a_long_one(tmp_path):
+    rows = collect(write_run(tmp_path / "run"))
+    short, long = draw_page(rows, []), draw_page(rows * FEW, [])
+    assert short.count("data:image/png;") == 2 * len(rows)
+    assert long.count("data:image/webp;") == 2 * len(rows) * FEW
+    picture = Image.open(BytesIO(b64decode(re.search(r"image/png;base64,([^\"]+)", short)[1])))
+    original = Image.open(rows[0].folder / "initial.png")
+    assert picture.size == original.size
+    assert picture.tobytes() == original.tobytes()
 
 
 def test_settings_that_differ_get_a_column(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -18,6 +19,8 @@ from doodl_cli.commands.arguments import quote
 from doodl_cli.commands.destination import check_free, claim
 from doodl_cli.config import read_config
 from doodl_cli.errors import Terminated, UserError
+from doodl_cli.figures import draw_curves, plot_mean
+from doodl_cli.history import read_curves
 from doodl_cli.optimize import Record
 from doodl_cli.run_directory import RunDirectory
 from doodl_cli.signals import signals_deferred
@@ -56,11 +59,12 @@ def make_record(iteration, best=(True, True), loss=(-1.0, -2.0), active=(True, T
     )
 
 
-def open_directory(path):
+def open_directory(path, config=None):
     path.mkdir(exist_ok=True)
     cost = {"network_calls": 7, "vjps": 3, "seconds": 0.0, "peak_bytes": 1}
     facts = {"device": "cpu", "sampler": {"growth": math.inf}}
-    return RunDirectory(path, make_config(), facts, lambda: cost, {"overrides.yaml": "- a\n"})
+    hydra = {"overrides.yaml": "- a\n"}
+    return RunDirectory(path, config or make_config(), facts, lambda: cost, hydra)
 
 
 def write_run(path):
@@ -217,6 +221,60 @@ def test_regularisers_are_in_the_history_where_there_are_any(tmp_path):
     with open_directory(tmp_path) as directory:
         directory.add(replace(make_record(0), regularisers={"kl_prior": [0.25, 0.5]}))
     assert read_history(tmp_path)[1]["regularisers"] == {"kl_prior": 0.5}
+
+
+def test_several_batches_have_grids_of_their_own_and_curves_in_common(tmp_path):
+    with open_directory(tmp_path, replace(make_config(), batch_size=1)) as directory:
+        for n_records in (2, 3):  # of the first batch and of the second
+            for i in range(n_records):
+                directory.add(make_record(i, loss=(-n_records - i, math.nan)))
+            directory.finish_batch()
+    drawn = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert {name for name in drawn if not name.startswith("samples")} == {
+        "batches/000/grid.png",
+        "batches/001/grid.png",
+        "loss.png",
+    }
+    curves = {
+        0: {
+            "loss": [(0, -2.0), (1, -3.0)],
+            "aesthetic": [(0, 1.0), (1, 2.0)],
+            "held_out.clip_text_b": [(0, 0.0), (1, 0.1)],
+        },
+        1: {
+            "loss": [(0, -3.0), (1, -4.0), (2, -5.0)],
+            "aesthetic": [(0, 1.0), (1, 2.0), (2, 3.0)],
+            "held_out.clip_text_b": [(0, 0.0), (1, 0.1), (2, 0.2)],
+        },
+    }
+    assert read_curves(tmp_path) == curves
+    assert (tmp_path / "loss.png").read_bytes() == draw_curves(curves, {0: 1, 1: 2})
+
+
+def test_many_curves_are_drawn_with_the_mean_of_those_that_reach_so_far():
+    axis = Figure().subplots()
+    plot_mean(axis, [{0: 1.0, 1: 2.0}, {0: 3.0}, {0: 5.0, 1: 6.0, 2: 7.0}, {}])
+    each, mean = axis.lines
+    assert mean.get_xydata().tolist() == [[0, 3], [1, 4], [2, 7]]
+    parts = np.split(each.get_xydata(), np.flatnonzero(np.isnan(each.get_xdata())))
+    assert [len(part) - (i > 0) for i, part in enumerate(parts)] == [2, 1, 3, 0, 0]
+
+
+def test_pictures_and_metadata_are_written_at_once_and_then_every_few_seconds(
+    tmp_path, monkeypatch
+):
+    with open_directory(tmp_path, replace(make_config(), batch_size=1)) as directory:
+        directory.add(make_record(0))
+        assert (tmp_path / "samples/000/initial.png").exists()
+        assert read_metadata(tmp_path)["samples"][0]["best_iteration"] == 0
+        directory.add(make_record(1))
+        assert read_metadata(tmp_path)["samples"][0]["best_iteration"] == 0
+        directory.finish_batch()
+        directory.add(make_record(0))
+        assert not (tmp_path / "samples/001/initial.png").exists()
+        monkeypatch.setattr("doodl_cli.run_directory.FLUSH_SECONDS", 0.0)
+        directory.add(make_record(1))
+        assert (tmp_path / "samples/001/initial.png").exists()
 
 
 def test_an_inversion_is_saved_like_a_run_without_an_iteration(tmp_path):

@@ -10,6 +10,7 @@ import yaml
 from doodl_cli.config import flatten, read_config
 from doodl_cli.errors import UserError
 from doodl_cli.files import read_values
+from doodl_cli.history import HELD_OUT, Curves, read_curves
 from doodl_cli.requests import read_requests
 
 MARKS = ("metadata.json", "config.yaml")  # either one makes a folder a run directory
@@ -32,7 +33,7 @@ class Row:
     seed: int | None = None
     best_iteration: int | None = None
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -64,7 +65,7 @@ def collect(run: Path) -> list[Row]:
     status, cause = str(metadata.get("status")), str(metadata.get("error", ""))
     samples = metadata.get("samples") or [{}]
     places = find_places(run, len(samples))
-    curves = read_curves(run / "history.jsonl")
+    curves = read_curves(run)
     return [
         Row(
             run=run,
@@ -104,29 +105,5 @@ def read_scores(sample: dict[str, Any]) -> dict[str, dict[str, float | None]]:
             scores.setdefault(name, {})[iterate] = value
         for name, value in (held_out.get(iterate) or {}).items():
             if name not in guided:
-                scores.setdefault(f"held_out.{name}", {})[iterate] = value
+                scores.setdefault(f"{HELD_OUT}{name}", {})[iterate] = value
     return scores
-
-
-def read_curves(path: Path) -> dict[int, dict[str, list[tuple[int, float]]]]:
-    """Return every sample's loss and scores over the iterations; half a line is left out."""
-    curves: dict[int, dict[str, list[tuple[int, float]]]] = {}
-    if not path.exists():
-        return curves
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            held_out = {
-                f"held_out.{name}": value
-                for name, value in line["evaluate"].items()
-                if name not in line["guidance"]
-            }
-            values = {"loss": line["loss"], **line["guidance"], **held_out}
-            of_sample = curves.setdefault(line["sample"], {})
-            for name, value in values.items():
-                if value is not None:
-                    of_sample.setdefault(name, []).append((line["iteration"], value))
-    return curves

@@ -11,10 +11,11 @@ from typing import Any
 from PIL import Image
 
 from doodl_cli.config import show
+from doodl_cli.history import HELD_OUT
 from doodl_cli.report.collect import Row
 
-HELD_OUT = "held_out."
 SIDE = 256  # larger pictures are embedded smaller
+FEW = 100  # rows; beyond, small pictures are compressed like the larger ones, to a fifth
 WIDTH, HEIGHT = 150, 48  # of a curve
 
 
@@ -28,7 +29,8 @@ def draw_page(rows: Sequence[Row], settings: Sequence[str]) -> str:
         titles += [f"{title}\n{word}" for word in ("initial", "best", "gain")]
     titles += settings
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    body = "\n".join(draw_row(row, scores, settings) for row in rows)
+    exact = len(rows) <= FEW
+    body = "\n".join(draw_row(row, scores, settings, exact) for row in rows)
     n_runs = len({row.run for row in rows})
     template = resources.files("doodl_cli.report").joinpath("page.html").read_text("utf-8")
     for mark, text in {
@@ -40,7 +42,7 @@ def draw_page(rows: Sequence[Row], settings: Sequence[str]) -> str:
     return template
 
 
-def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str]) -> str:
+def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str], exact: bool) -> str:
     status = html.escape(row.status)
     if row.cause:
         status += f'<div class="cause">{html.escape(row.cause)}</div>'
@@ -51,8 +53,8 @@ def draw_row(row: Row, scores: Sequence[str], settings: Sequence[str]) -> str:
         cell(status, row.status),
         cell(f'<div class="prompt">{html.escape(row.prompt)}</div>', row.prompt),
         number(row.seed),
-        cell(embed(row.folder / "initial.png")),
-        cell(embed(row.folder / "best.png")),
+        cell(embed(row.folder / "initial.png", exact)),
+        cell(embed(row.folder / "best.png", exact)),
         cell(f'<div class="curves">{"".join(curves)}</div>'),
         number(row.best_iteration),
     ]
@@ -87,18 +89,19 @@ def number(value: Any) -> str:
     return f'<td class="n" data-by="{value!r}">{text}</td>'
 
 
-def embed(path: Path) -> str:
-    """Return a picture as an element, "" where there is none that can be read."""
+def embed(path: Path, exact: bool) -> str:
+    """Return a picture as an element, a small one to the pixel if it is to be `exact`.
+
+    "" where there is none that can be read.
+    """
     try:
         with Image.open(path) as opened:
             picture = opened.convert("RGB")
     except OSError:
         return ""
     buffer = io.BytesIO()
-    kind = "png"
-    if max(picture.size) > SIDE:
-        picture.thumbnail((SIDE, SIDE))
-        kind = "webp"
+    kind = "png" if exact and max(picture.size) <= SIDE else "webp"
+    picture.thumbnail((SIDE, SIDE))
     picture.save(buffer, kind, quality=85)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<img src="data:image/{kind};base64,{data}" alt="{path.stem}">'
