@@ -22,6 +22,11 @@ VERBS = {
     "invert": "find the noise that renders a picture of yours",
 }
 
+LESS_MEMORY = (
+    "device: its memory is too small for one sample; must be memory.unet_checkpointing=true, "
+    "dtype=float16, fewer guidance.*.n_crops, or smaller pictures by model.height and model.width"
+)
+
 HELP = """\
 doodl VERB key=value ...
 
@@ -55,7 +60,10 @@ def answer(argv: list[str]) -> int:
         return 130
     except Terminated:
         return 143
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            print(f"doodl: {LESS_MEMORY}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
     return 0

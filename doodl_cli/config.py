@@ -67,6 +67,12 @@ class Bdia(Sampler):
 
 
 @dataclass(frozen=True)
+class Memory:
+    name: str = key("how the gradient is made")
+    unet_checkpointing: bool = key("keep less of the UNet, and compute it twice for the gradient")
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str = key("the update rule")
     n_iters: int = key("updates of x_T", least=1, most=10_000)
@@ -231,12 +237,13 @@ EVALUATIONS: dict[str, type[Evaluation] | type[GuidanceSettings]] = {
 }
 LOSS_KEYS = {"weight": 1.0, "n_crops": 0, "reduce": "mean"}  # of the loss, not of the score
 INITS = {"noise": Init, "image": ImageInit, "latents": LatentsInit}
-MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
+MEMORIES = dict.fromkeys(("auto", "checkpoint", "full", "reversible"), Memory)
 SINKS = ("tensorboard", "wandb")
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = ("float16", "bfloat16", "tf32", "float32", "float64")
 GROUPS = (
     "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
 )  # fmt: skip
+AUTO_BATCH = 32
 OF_VERB = {
     "run": ("resume", "force", "max_seconds"),
     "sample": ("run", "which"),
@@ -253,12 +260,12 @@ class Config:
     negative_prompt: str = key("text to keep away from")
     seed: Any = key("a whole number, or a list of them: one picture each")
     n_seeds: int | None = key("as many seeds, from `seed` on", least=1, most=100_000)
-    batch_size: int = key("samples that are optimised together", least=1, most=10_000)
+    batch_size: Any = key("samples that are optimised together, or auto: what fits")
     shard: str | None = key("i/n: of all samples each n-th, from the i-th (0 to n-1) on")
     cfg_scale: float = key("classifier-free guidance scale", least=0)
     device: str = key("auto, cpu, cuda, cuda:N or mps")
     dtype: str = key("what the networks compute in", choices=DTYPES)
-    memory: str = key("how the gradient is made", choices=MEMORY_MODES)
+    compile: bool = key("compile the UNet, which takes minutes and then saves time; on a GPU")
     output_dir: str = key("the run directory, new or empty")
     log: str | list[str] | None = key(
         "tensorboard, wandb or a list of them, to write to as well; null: none"
@@ -266,6 +273,7 @@ class Config:
     model: Model = section()
     sampler: Sampler = section()
     optimizer: Optimizer = section()
+    memory: Memory = section()
     guidance: dict[str, GuidanceSettings] = section()
     evaluate: dict[str, Evaluation | GuidanceSettings] = section()
     init: Init = section()
@@ -276,6 +284,11 @@ class Config:
         if self.n_seeds is not None:
             return list(range(self.seed, self.seed + self.n_seeds))
         return self.seed if isinstance(self.seed, list) else [self.seed]
+
+    @property
+    def n_together(self) -> int:
+        """How many samples make a batch; `auto` takes many, and computes as many as fit at a time."""
+        return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
     @property
     def held_out(self) -> list[str]:
@@ -302,6 +315,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     model = read_choice(MODELS, values.pop("model", None), "model")
     sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")
     optimizer = read_choice(OPTIMIZERS, values.pop("optimizer", None), "optimizer")
+    memory = read_choice(MEMORIES, values.pop("memory", None), "memory")
     guidance = {
         name: read_guidance(name, section)
         for name, section in mapping(values.pop("guidance", None) or {}, "guidance").items()
@@ -315,6 +329,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
         model=model,
         sampler=sampler,
         optimizer=optimizer,
+        memory=memory,
         guidance=guidance,
         evaluate=evaluate,
         init=init,
@@ -338,7 +353,12 @@ def check(config: Config) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
     check_model(config)
-    if config.memory == "reversible" and config.sampler.name == "ddim":
+    size = config.batch_size
+    if size != "auto" and not (is_whole(size) and 1 <= size <= 10_000):
+        raise UserError(f"batch_size={show(size)}: must be a whole number from 1 to 10000, or auto")
+    if config.compile and config.device != "auto" and not config.device.startswith("cuda"):
+        raise UserError(f"compile=true: device={config.device}; must be device=cuda")
+    if config.memory.name == "reversible" and config.sampler.name == "ddim":
         raise UserError(
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
             "or full, or sampler=bdia, edict or obelm"
@@ -508,6 +528,7 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     sections += [("model.", cls, f"model={name}") for name, cls in MODELS.items()]
     sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
+    sections += [("memory.", cls, f"memory={name}") for name, cls in MEMORIES.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]
     sections += [("init.", cls, f"init={name}") for name, cls in INITS.items()]
     sections += [

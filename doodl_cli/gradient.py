@@ -104,13 +104,28 @@ def differentiate(
     visited: list[Tensor] | None = [] if memory == "checkpoint" else None
     with torch.no_grad():
         x_0 = solve(table, net, pair, visited)
-    with torch.enable_grad():
-        leaves = (x_0[0].detach().requires_grad_(), x_0[1].detach().requires_grad_())
-        value, aux = average_over_slots(table, leaves, loss)
-        g_u, g_v = torch.autograd.grad(value.sum(), leaves, materialize_grads=True)
-    recovered, gradient = pull_back(table, net, x_0, (g_u, g_v), visited)
+    value, aux, cotangent = differentiate_loss(table, x_0, loss)
+    recovered, gradient = pull_back(table, net, x_0, cotangent, visited)
     error = largest_difference(recovered, pair) if visited is None else unknown
-    return Gradient(value.detach(), gradient, x_0, aux, error)
+    return Gradient(value, gradient, x_0, aux, error)
+
+
+def differentiate_loss(table: Table, x_0: Pair, loss: Loss) -> tuple[Tensor, list[Any], Pair]:
+    """Return what `average_over_slots` does, and its gradient by the pair, a slot at a time.
+
+    The graph of one slot's picture is gone before the other's is made.
+    """
+    values, aux = [], []
+    cotangent = [torch.zeros_like(slot) for slot in x_0]
+    for slot in table.x_0_slots:
+        with torch.enable_grad():
+            leaf = x_0[slot].detach().requires_grad_()
+            value, other = loss(leaf)
+            total = value.sum() / len(table.x_0_slots)
+            (cotangent[slot],) = torch.autograd.grad(total, leaf, materialize_grads=True)
+        values.append(value.detach())
+        aux.append(other)
+    return torch.stack(values).mean(0), aux, (cotangent[0], cotangent[1])
 
 
 def average_over_slots(table: Table, x_0: Pair, loss: Loss) -> tuple[Tensor, list[Any]]:

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from doodl_cli.gradient import choose_memory
 from doodl_cli.guidance import Guidance
 from doodl_cli.models.latent_model import LatentModel
-from doodl_cli.optimize import Problem
+from doodl_cli.optimize import MicroBatch, Problem
 from doodl_cli.sampling import Table
+
+STATE_DEVICES = {"mps": torch.device("cpu")}  # which has no float64
 
 
 def pose_problem(
@@ -27,11 +30,12 @@ def pose_problem(
 
     Raises ValueError where the memory mode forbids the sampler.
     """
-    choose_memory(table, memory)
-    net = model.net(list(prompts), list(negative_prompts), cfg_scale)
-    micro_batch = 1 if model.device.type == "cpu" else 0
-    n_together = micro_batch or len(prompts)
+    one_by_one = model.device.type == "cpu"
+    n_together = 1 if one_by_one else len(prompts)
     bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
+    memory = choose_memory(table, memory, bytes_per_call)
+    captured = bool(guidance) and memory != "full"  # whose graph holds many evaluations at once
+    net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
     return Problem(
         table=table,
         net=net,
@@ -40,7 +44,7 @@ def pose_problem(
         evaluation=evaluation,
         prompts=prompts,
         seeds=seeds,
-        memory=choose_memory(table, memory, bytes_per_call),
-        device=model.device,
-        micro_batch=micro_batch,
+        memory=memory,
+        device=STATE_DEVICES.get(model.device.type, model.device),
+        micro_batch=MicroBatch(n_together, model.captures.clear),
     )

@@ -143,7 +143,7 @@ class RunDirectory:
     @property
     def batches(self) -> list[Sequence[Request]]:
         """The requests as they are worked on."""
-        n = self.config.batch_size
+        n = self.config.n_together
         return [self.requests[at : at + n] for at in range(0, len(self.requests), n)]
 
     def begin(self, requests: Sequence[Request]) -> None:

@@ -17,7 +17,7 @@ from doodl_cli.config import Aesthetic
 from doodl_cli.guidance import build_guidance
 from doodl_cli.models.latent_model import load_model
 from doodl_cli.models.locate import PIPELINE_FILES, SCORER_FILES
-from doodl_cli.optimize import Problem, initial_noise
+from doodl_cli.optimize import MicroBatch, Problem, initial_noise
 from doodl_cli.optimize.assess import assess
 from doodl_cli.optimize.noise import make_generators
 from doodl_cli.sampling import SAMPLERS, make_grid
@@ -38,7 +38,7 @@ def make_problem(model, name, n_steps, memory, prompts, seeds):
     table = SAMPLERS[name](make_grid(model.schedule, n_steps))
     net = model.net(prompts, [""] * len(prompts), 4.0)
     problem = Problem(table, net, model.decode, guidance, {}, prompts, seeds, memory)
-    return replace(problem, micro_batch=1)
+    return replace(problem, micro_batch=MicroBatch(1))
 
 
 def gradient_of(model, name, n_steps, memory, prompts, seeds):

@@ -9,7 +9,7 @@ from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
 from doodl_cli.models.pipeline import load_pipeline
-from doodl_cli.optimize import Problem, Settings, initial_noise, optimize
+from doodl_cli.optimize import MicroBatch, Problem, Settings, initial_noise, optimize
 from doodl_cli.sampling import SAMPLERS, make_grid
 from tests.pipelines import SCHEDULERS, make_pipeline
 
@@ -124,7 +124,7 @@ def test_one_iteration_has_a_finite_gradient_that_is_not_zero(pair):
         evaluation={},
         prompts=PROMPTS,
         seeds=[0, 1],
-        micro_batch=1,
+        micro_batch=MicroBatch(1),
     )
     x_T = initial_noise([0, 1], model.latent_shape)
     first, last = optimize(problem, Settings(n_iters=1), (x_T, x_T))

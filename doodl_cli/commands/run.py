@@ -132,7 +132,7 @@ def work(
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
     settings = task.make_settings(config)
-    first = requests[: config.batch_size]
+    first = requests[: config.n_together]
     problem = task.make_problem(config, model, first, guidance, evaluation)
     facts, hydra, start = task.collect_facts(config, model, problem), {}, None
     if earlier is None:

@@ -74,7 +74,7 @@ def sample(cfg: DictConfig) -> None:
         return problem, task.read_pair(files, f"x_T_{cfg.which}")
 
     # What cannot be used is said before anything is written.
-    problem, pair = prepare(requests[: config.batch_size])
+    problem, pair = prepare(requests[: config.n_together])
     facts = task.collect_facts(config, model, problem)
     if latents:
         run = latents[0].parents[2]

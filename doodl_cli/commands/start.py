@@ -81,10 +81,13 @@ def invert_picture(
     """Encode a picture and carry it back through the sampler, the same for every sample."""
     fitted = fit_picture(picture, model.picture_size)
     x_0 = model.encode(fitted[None]).expand(len(problem.seeds), -1, -1, -1)
-    grid, pairs = find_grid(config, model), []
-    for k, part in problem.parts():  # as it will be rendered, so that the rounding is the same
+    grid = find_grid(config, model)
+
+    def invert_part(k: slice, part: Problem) -> tuple[Tensor, ...]:
         pair = pair_at_x_0(part.table, grid, part.net, x_0[k])
-        pairs.append((*pair, *invert(part.table, part.net, pair)))
+        return *pair, *invert(part.table, part.net, pair)
+
+    pairs = problem.compute(invert_part)  # as it will be rendered, so that the rounding is the same
     u_0, v_0, u_T, v_T = (torch.cat(latents) for latents in zip(*pairs, strict=True))
     return Inversion(fitted, (u_0, v_0), (u_T, v_T))
 

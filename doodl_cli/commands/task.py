@@ -24,6 +24,7 @@ from doodl_cli.errors import UserError
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.models.pipeline import load_pipeline
+from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import pose_problem
@@ -84,10 +85,21 @@ def settle_paths(section: Any) -> Any:
 
 def load(config: Config, device: torch.device) -> LatentModel:
     """Load the model that a configuration names. Raises UserError."""
-    model = config.model
-    if isinstance(model, Checkpoint):
-        return load_pipeline(model, device, config.dtype)
-    return load_model(model.name, model.path, device, config.dtype)
+    chosen, dtype = config.model, set_precision(config.dtype)
+    if config.compile and device.type != "cuda":
+        raise UserError(f"compile=true: device={device}; must be device=cuda")
+    if isinstance(chosen, Checkpoint):
+        model = load_pipeline(chosen, device, dtype)
+    else:
+        model = load_model(chosen.name, chosen.path, device, dtype)
+    tune(model, config.memory.unet_checkpointing, config.compile)
+    return model
+
+
+def set_precision(name: str) -> str:
+    """Return what the networks compute in; tf32 is float32 whose products are rounded on a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    return "float32" if name == "tf32" else name
 
 
 def find_grid(config: Config, model: LatentModel) -> Grid:
@@ -120,7 +132,7 @@ def make_problem(
             negative_prompts=[request.negative_prompt for request in requests],
             seeds=[request.seed for request in requests],
             cfg_scale=config.cfg_scale,
-            memory=config.memory,
+            memory=config.memory.name,
             guidance=guidance or {},
             evaluation=evaluation or {},
         )

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from doodl_cli.errors import UserError
 from doodl_cli.models.fetch import explain, hash_weights, quiet
+from doodl_cli.models.half import in_half
+
+LARGE_NETWORK = 50_000_000  # parameters, from which a GPU computes in half precision
 
 
 class Clip(nn.Module):
@@ -27,6 +30,7 @@ class Clip(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.facts = facts
+        self.image_dtype = torch.float32
         size = model.visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple | list) else size
         self.register_buffer("mean", torch.tensor(model.visual.image_mean).view(1, 3, 1, 1))
@@ -38,18 +42,31 @@ class Clip(nn.Module):
             images = F.interpolate(
                 images, (self.image_size, self.image_size), mode="bicubic", antialias=True
             )
-        images = (images.to(self.mean.dtype) + 1) / 2
-        return self.model.encode_image((images - self.mean) / self.std, normalize=True)
+        pixels = ((images.to(self.mean.dtype) + 1) / 2 - self.mean) / self.std
+        if self.image_dtype == torch.float32:
+            return F.normalize(self.model.visual(pixels), dim=-1)
+        return F.normalize(in_half(self.model.visual, pixels, self.image_dtype), dim=-1)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Return unit vectors (n, d), one a text."""
-        tokens = self.tokenizer(texts).to(self.mean.device)
-        return self.model.encode_text(tokens, normalize=True)
+        tokens = self.tokenizer(texts).to(self.model.logit_scale.device)
+        return self.model.encode_text(tokens, normalize=True).to(self.mean.device)
+
+    def spare(self) -> None:
+        """Compute pictures in half precision, twice for the gradient, and texts on the CPU.
+
+        There are a few texts in a run, and thousands of pictures.
+        """
+        device = self.mean.device
+        self.model.to("cpu")
+        self.model.visual.to(device, torch.float16)
+        self.model.set_grad_checkpointing()
+        self.image_dtype = torch.float16
 
 
 def load_clip(name: str, pretrained: str | None, device: torch.device, given: str) -> Clip:
-    """Load a CLIP, frozen, in float32.
+    """Load a CLIP, frozen, in float32; a large one sees in half precision on a GPU.
 
     `name` and `pretrained` are open_clip's: `local-dir:FOLDER` or `hf-hub:NAME`, which bring their
     weights, or a model's name with the tag or the file of its weights. What has to come from the
@@ -71,7 +88,10 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, given: st
         ) from error
     sha256 = hash_weights(find_weights(name, pretrained))
     facts = {"name": name, "pretrained": pretrained, "sha256": sha256}
-    return Clip(model, tokenizer, facts).to(device).eval().requires_grad_(False)
+    clip = Clip(model, tokenizer, facts).to(device).eval().requires_grad_(False)
+    if device.type == "cuda" and sum(p.numel() for p in clip.parameters()) > LARGE_NETWORK:
+        clip.spare()
+    return clip
 
 
 def check_name(name: str, pretrained: str | None, given: str) -> None:

@@ -5,7 +5,8 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,11 @@ from torch import Tensor
 from doodl_cli.config import ClipChoice
 from doodl_cli.errors import UserError
 from doodl_cli.gradient import count_saved_bytes
+from doodl_cli.models.capture import Captures
 from doodl_cli.models.classifier import Classifier, load_classifier
 from doodl_cli.models.clip import Clip, load_clip
+from doodl_cli.models.decoder import decode_sparingly
+from doodl_cli.models.half import in_half
 from doodl_cli.models.locate import (
     PIPELINE_FILES,
     SCORER_FILES,
@@ -33,6 +37,8 @@ from doodl_cli.sampling.schedule import Schedule
 from doodl_cli.sampling.solve import Net
 
 SMALL_NETWORK = 50_000_000  # parameters; the whole graph of a larger one is not worth counting
+SMALL_PICTURE = 256 * 256  # pixels; a larger one's decoder computes its parts twice to save memory
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -49,7 +55,8 @@ class GuidedNet:
 
     net = net_negative + cfg_scale (net_prompt - net_negative), one batch of two; `context` is
     (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1. `added` is what
-    else SDXL's UNet is conditioned on, in the same order.
+    else SDXL's UNet is conditioned on, in the same order. With `captures` the evaluations are
+    replayed from CUDA graphs; each one's gradient must then be taken before the next evaluation.
     """
 
     unet: Any
@@ -57,6 +64,7 @@ class GuidedNet:
     cfg_scale: float
     calls: Calls
     added: Mapping[str, Tensor] = field(default_factory=dict)
+    captures: Captures | None = None
 
     def __getitem__(self, samples: slice) -> "GuidedNet":
         """Return the network of some of the samples."""
@@ -71,14 +79,24 @@ class GuidedNet:
     def __call__(self, x: Tensor, t: int) -> Tensor:
         self.calls.network += len(x)
         self.calls.vjps += len(x) if x.requires_grad and torch.is_grad_enabled() else 0
-        x = x.to(self.context.dtype)
-        guided = len(self.context) == 2 * len(x)
+        inputs = x.to(self.context.dtype).to(self.context.device), *self.conditions(t)
+        if self.captures is None:
+            return self.evaluate(*inputs).to(x.device)
+        return self.captures(self.cfg_scale, self.evaluate, *inputs).to(x.device)
+
+    def conditions(self, t: int) -> tuple[Tensor, ...]:
+        """Return what `evaluate` takes beside x."""
+        return torch.tensor(t, device=self.context.device), self.context, *self.added.values()
+
+    def evaluate(self, x: Tensor, t: Tensor, context: Tensor, *added: Tensor) -> Tensor:
+        """Return the guided output as a function of tensors alone."""
+        guided = len(context) == 2 * len(x)
         x = torch.cat([x, x]) if guided else x
         out = self.unet(
             x,
             t,
-            encoder_hidden_states=self.context,
-            added_cond_kwargs=dict(self.added) or None,
+            encoder_hidden_states=context,
+            added_cond_kwargs=dict(zip(self.added, added, strict=True)) or None,
             return_dict=False,
         )[0]
         if not guided:
@@ -93,7 +111,8 @@ class LatentModel:
 
     `latent_shape` is (c, h, w); `weights` maps file names to their sha256; `folder` is where the
     scorers of the embedded model are, `held_out` the CLIP that measures for another one; `cut`
-    holds the texts that were said to be too long.
+    holds the texts that were said to be too long; `offload`: the text encoders are on the device
+    only while they work.
     """
 
     name: str
@@ -106,7 +125,9 @@ class LatentModel:
     device: torch.device
     weights: dict[str, str]
     held_out: ClipChoice | None = None
+    offload: bool = False
     calls: Calls = field(default_factory=Calls)
+    captures: Captures = field(default_factory=Captures)
     cut: set[str] = field(default_factory=set)
 
     @property
@@ -128,16 +149,38 @@ class LatentModel:
     def encode_text(self, texts: list[str]) -> Embedding:
         """Return what the UNet is conditioned on; words beyond the encoder's length are cut."""
         self.check_texts(texts)
-        return self.text(texts)
+        with self.text_encoders():
+            return self.text(texts)
 
     @torch.no_grad()
     def encode_negative(self, texts: list[str]) -> Embedding:
         """Return what the UNet is conditioned on for what to keep away from."""
         self.check_texts(texts)
-        return self.text.negative(texts) if isinstance(self.text, TwoEncoders) else self.text(texts)
+        encode = self.text.negative if isinstance(self.text, TwoEncoders) else self.text
+        with self.text_encoders():
+            return encode(texts)
 
-    def net(self, prompts: list[str], negative_prompts: list[str], cfg_scale: float) -> Net:
-        """Return the guided network for one prompt a sample."""
+    @contextmanager
+    def text_encoders(self) -> Iterator[None]:
+        """Have the text encoders on the device."""
+        for network in self.text.networks if self.offload else ():
+            network.to(self.device)
+        yield
+        for network in self.text.networks if self.offload else ():
+            network.to("cpu")
+
+    def net(
+        self,
+        prompts: list[str],
+        negative_prompts: list[str],
+        cfg_scale: float,
+        captured: bool = False,
+    ) -> Net:
+        """Return the guided network for one prompt a sample.
+
+        `captured`: on a GPU its evaluations are replayed from CUDA graphs, and the gradient of
+        each is taken before the next.
+        """
         states, pooled = self.encode_text(prompts)
         if cfg_scale != 1.0:
             negative = self.encode_negative(negative_prompts)
@@ -146,7 +189,8 @@ class LatentModel:
                 pooled = torch.cat([negative.pooled, pooled])
         states = states.to(self.unet.dtype)
         added = {} if pooled is None else self.add_sizes(pooled.to(self.unet.dtype))
-        return GuidedNet(self.unet, states, cfg_scale, self.calls, added)
+        captures = self.captures if captured and self.device.type == "cuda" else None
+        return GuidedNet(self.unet, states, cfg_scale, self.calls, added, captures)
 
     def add_sizes(self, pooled: Tensor) -> dict[str, Tensor]:
         """Return SDXL's further conditions: pictures that were neither scaled nor cropped."""
@@ -167,8 +211,16 @@ class LatentModel:
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Return pictures (b, 3, h, w), float32, about [-1, 1], of latents (b, c, h, w)."""
-        z = (x_0 / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return self.vae.decode(z, return_dict=False)[0].float()
+        z = x_0 / self.vae.config.scaling_factor
+        if self.vae.dtype in HALVES:
+            return in_half(self.decode_scaled, z.float().to(self.device), self.vae.dtype)
+        return self.decode_scaled(z.to(self.vae.dtype).to(self.device)).float()
+
+    def decode_scaled(self, z: Tensor) -> Tensor:
+        """Return pictures of latents as the auto-encoder has them, in its own dtype."""
+        if math.prod(self.picture_size) > SMALL_PICTURE:
+            return decode_sparingly(self.vae, z)
+        return self.vae.decode(z, return_dict=False)[0]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from doodl_cli.errors import UserError
 from doodl_cli.models.fetch import cache_first, explain, hash_weights, quiet
+from doodl_cli.models.half import in_half
 
 REPOSITORY = "yuvalkirstain/PickScore_v1"
 N_TOKENS = 77
@@ -27,7 +28,12 @@ class PickScore:
     def embed_images(self, images: Tensor) -> Tensor:
         """Return unit vectors (b, d) for pictures (b, 3, h, w) in [-1, 1]."""
         pixels = self.processor(images=(images.float() + 1) * 127.5, return_tensors="pt")
-        return F.normalize(self.model.get_image_features(**pixels).pooler_output, dim=1)
+        dtype = self.model.visual_projection.weight.dtype
+
+        def features(pixels: Tensor) -> Tensor:
+            return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+        return F.normalize(in_half(features, pixels["pixel_values"], dtype), dim=1)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
@@ -35,8 +41,9 @@ class PickScore:
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=N_TOKENS, return_tensors="pt"
         )
-        features = self.model.get_text_features(**tokens.to(self.model.device))
-        return F.normalize(features.pooler_output, dim=1)
+        features = self.model.get_text_features(**tokens.to(self.model.logit_scale.device))
+        device = self.model.visual_projection.weight.device
+        return F.normalize(features.pooler_output, dim=1).to(device)
 
 
 def load_pickscore(path: str | None, device: torch.device, key: str) -> PickScore:
@@ -64,6 +71,11 @@ def load_pickscore(path: str | None, device: torch.device, key: str) -> PickScor
             f"{key}={path or 'null'}: PickScore cannot be loaded: {explain(error)}; must be a "
             f"folder with the files of {REPOSITORY}, or null where there is a network"
         ) from error
-    model.to(device).eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if device.type == "cuda":  # as a large CLIP: texts are few
+        for part in (model.vision_model, model.visual_projection):
+            part.to(device, torch.float16)
+    else:
+        model.to(device)
     facts = {"name": where, "sha256": hash_weights(where)}
     return PickScore(model, processor, tokenizer, facts)

@@ -67,6 +67,7 @@ def load_pipeline(settings: Checkpoint, device: torch.device, dtype: str) -> Lat
         folder=folder,
         weights=weights | ({str(lora): hash_file(lora)} if lora else {}),
         held_out=settings.held_out[0] if settings.held_out else None,
+        offload=device.type == "cuda",
     )
 
 

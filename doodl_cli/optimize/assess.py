@@ -4,9 +4,10 @@ On the CPU samples are computed one by one, so that a sample's result does not d
 not even in the last digit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +16,36 @@ from doodl_cli.gradient import average_over_slots, differentiate
 from doodl_cli.guidance import Guidance, Score, Terms, combine
 from doodl_cli.sampling import Net, Table, solve
 
+T = TypeVar("T")
+
+
+def nothing() -> None:
+    """Give back no memory."""
+
+
+@dataclass
+class MicroBatch:
+    """How many samples are computed at a time: fewer, once they did not fit into the memory.
+
+    `release` gives back memory that is held for so many samples.
+    """
+
+    size: int
+    release: Callable[[], None] = nothing
+
+    def halve(self, n_samples: int) -> None:
+        """Take half as many from now on."""
+        self.size = (n_samples + 1) // 2
+        self.release()
+        torch.cuda.empty_cache()
+
 
 @dataclass(frozen=True)
 class Problem:
     """What is optimised: a sampler around a network, and scores of its pictures; b samples.
 
-    `micro_batch` is how many samples are computed at a time, 0 all; `net[k]` must then be the
-    network of the samples in the slice k.
+    The networks may be on another device than the pair, which is on `device`. `net[k]` must be the
+    network of the samples in the slice k, where `micro_batch` is smaller than the batch.
     """
 
     table: Table
@@ -33,18 +57,34 @@ class Problem:
     seeds: Sequence[int]
     memory: str = "reversible"
     device: torch.device = torch.device("cpu")
-    micro_batch: int = 0
+    micro_batch: MicroBatch = field(default_factory=lambda: MicroBatch(sys.maxsize))
 
-    def parts(self) -> Iterator[tuple[slice, "Problem"]]:
-        """Yield the problems of at most `micro_batch` samples, each with the slice of them."""
-        n_samples = len(self.seeds)
-        if not 0 < self.micro_batch < n_samples:
-            yield slice(n_samples), self
-            return
-        for at in range(0, n_samples, self.micro_batch):
-            k = slice(at, at + self.micro_batch)
-            net = self.net[k]  # type: ignore[index]
-            yield k, replace(self, net=net, prompts=self.prompts[k], seeds=self.seeds[k])
+    def compute(self, function: Callable[[slice, "Problem"], T]) -> list[T]:
+        """Return the function of every slice of the samples and their problem, in order.
+
+        A slice that does not fit into the GPU's memory is computed in halves, as are all that
+        come after it.
+        """
+        found: list[T] = []
+        at, n_samples = 0, len(self.seeds)
+        while at < n_samples:
+            k = slice(at, min(at + self.micro_batch.size, n_samples))
+            try:
+                found.append(function(k, self.part(k)))
+                at = k.stop
+            except torch.OutOfMemoryError:
+                if k.stop - k.start == 1:
+                    raise
+            if at != k.stop:  # after the error, which held on to what it was about
+                self.micro_batch.halve(k.stop - k.start)
+        return found
+
+    def part(self, k: slice) -> "Problem":
+        """Return the problem of some of the samples."""
+        if k == slice(0, len(self.seeds)):
+            return self
+        net = self.net[k]  # type: ignore[index]
+        return replace(self, net=net, prompts=self.prompts[k], seeds=self.seeds[k])
 
 
 @dataclass(frozen=True)
@@ -83,19 +123,16 @@ def assess(
     With `balance` the loss is weighed by `scales` (k, b), those of the first iterate: all iterates
     are judged by one measure.
     """
-    return join(
-        [
-            assess_together(
-                part,
-                (pair[0][k], pair[1][k]),
-                generators[k],
-                differentiated,
-                balance,
-                None if scales is None else scales[:, k],
-            )
-            for k, part in problem.parts()
-        ]
-    )
+    states = [generator.get_state() for generator in generators]
+
+    def assess_part(k: slice, part: Problem) -> Assessment:
+        for generator, state in zip(generators[k], states[k], strict=True):
+            generator.set_state(state)  # an attempt that did not fit has drawn from it
+        own_scales = None if scales is None else scales[:, k]
+        own_pair = (pair[0][k], pair[1][k])
+        return assess_together(part, own_pair, generators[k], differentiated, balance, own_scales)
+
+    return join(problem.compute(assess_part))
 
 
 def assess_together(
@@ -129,8 +166,8 @@ def assess_together(
     images = finish(problem, x_0)
     scores, judged = judge(problem, images, scales)
     return Assessment(
-        loss=value,
-        judged=judged,
+        loss=value.to(problem.device),
+        judged=judged.to(problem.device),
         scores=scores,
         evaluate=measure(problem, images),
         terms=dict(zip(problem.guidance, losses, strict=True)),
@@ -167,7 +204,7 @@ def norm_of(gradient: Tensor) -> Tensor:
 def weigh(problem: Problem, losses: Tensor, scales: Tensor | None = None) -> Tensor:
     """Return the weighted sum (b,) of the guidances' losses (k, b)."""
     weights = torch.tensor([g.weight for g in problem.guidance.values()]).to(losses)[:, None]
-    return (weights * losses if scales is None else weights * scales * losses).sum(0)
+    return (weights * losses if scales is None else weights * scales.to(losses) * losses).sum(0)
 
 
 @torch.no_grad()
@@ -202,10 +239,11 @@ def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
 def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
     """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
     u, v = pair[0].to(problem.device), pair[1].to(problem.device)
-    pictures = [
-        finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
-    ]
-    return torch.cat(pictures).cpu()
+
+    def render_part(k: slice, part: Problem) -> Tensor:
+        return finish(part, solve(part.table, part.net, (u[k], v[k]))).cpu()
+
+    return torch.cat(problem.compute(render_part))
 
 
 def to_8_bit(images: Tensor) -> Tensor:

@@ -109,10 +109,16 @@ def value_and_vjp(net: Net, x: Tensor, t: int, cotangent: Tensor) -> Pair:
     The product is linear in the cotangent, so each sample's is first scaled by a power of two to a
     maximum near 1: exact, and half-precision gradients do not underflow.
     """
-    largest = cotangent.abs().amax(dim=tuple(range(1, cotangent.ndim)), keepdim=True)
-    scale = torch.exp2(torch.floor(torch.log2(largest.clamp_min(1e-300))))
+    scale = power_of_two(cotangent)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = net(x, t).to(x.dtype)
         (vjp,) = torch.autograd.grad(out, x, cotangent / scale)
     return out.detach(), vjp * scale
+
+
+def power_of_two(cotangent: Tensor) -> Tensor:
+    """Return each sample's largest power of two (b, 1, ...) that its largest element reaches."""
+    largest = cotangent.abs().amax(dim=tuple(range(1, cotangent.ndim)), keepdim=True)
+    tiny = torch.finfo(cotangent.dtype).tiny
+    return torch.exp2(torch.floor(torch.log2(largest.clamp_min(tiny))))
