@@ -287,7 +287,7 @@ class Config:
 
     @property
     def n_together(self) -> int:
-        """How many samples make a batch; `auto` takes many, and computes as many as fit at a time."""
+        """How many samples make a batch; `auto` takes many, of which as many as fit go together."""
         return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
 
     @property

@@ -1,9 +1,9 @@
 """Networks replayed from CUDA graphs, for a program that is bound by launches otherwise.
 
 A function of tensors is captured once for each shape of its inputs: its evaluation, which keeps
-what the gradient needs, and the vector-Jacobian product to its first input. Every evaluation replays
-the same graph, with or without a gradient, so that all round alike, as inverting a sampler needs;
-they agree with the uncaptured function bit for bit.
+what the gradient needs, and the vector-Jacobian product to its first input. Every evaluation
+replays the same graph, with or without a gradient, so that all round alike, as inverting a sampler
+needs; they agree with the uncaptured function bit for bit.
 """
 
 from collections.abc import Callable, Hashable

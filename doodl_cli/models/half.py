@@ -1,7 +1,7 @@
 """Gradients through networks that compute in half precision, whose small numbers become zero there.
 
-A vector-Jacobian product is linear in the cotangent, so it can be taken of the cotangent scaled by a
-power of two to a maximum near 1, and scaled back: exact, and nothing underflows.
+A vector-Jacobian product is linear in the cotangent, so it can be taken of the cotangent scaled by
+a power of two to a maximum near 1, and scaled back: exact, and nothing underflows.
 """
 
 from collections.abc import Callable

@@ -55,6 +55,7 @@ def load_pipeline(settings: Checkpoint, device: torch.device, dtype: str) -> Lat
                 zero_for_none=read_index(folder).get("force_zeros_for_empty_prompt", True),
                 device=device,
                 size=(settings.height, settings.width),
+                offload=True,
             )
     except UserError:
         raise
@@ -67,7 +68,6 @@ def load_pipeline(settings: Checkpoint, device: torch.device, dtype: str) -> Lat
         folder=folder,
         weights=weights | ({str(lora): hash_file(lora)} if lora else {}),
         held_out=settings.held_out[0] if settings.held_out else None,
-        offload=device.type == "cuda",
     )
 
 
@@ -102,11 +102,13 @@ def adapt(
     zero_for_none: bool,
     device: torch.device,
     size: tuple[int | None, int | None] = (None, None),
+    offload: bool = False,
 ) -> LatentModel:
     """Return the model that a pipeline's parts make, moved to the device, frozen.
 
-    `size`: height and width of the pictures, None for those that the UNet was trained at. Raises
-    ValueError for what is not supported.
+    `size`: height and width of the pictures, None for those that the UNet was trained at;
+    `offload`: a GPU has the text encoders only while they work. Raises ValueError for what is not
+    supported.
     """
     unet, vae = parts["unet"], parts["vae"]
     text: OneEncoder | TwoEncoders = OneEncoder(parts["text_encoder"], parts["tokenizer"])
@@ -119,8 +121,13 @@ def adapt(
         if vae.config.force_upcast and vae.dtype == torch.float16:  # SDXL's overflows
             vae = copy.deepcopy(vae).float()  # the pipeline's own stays as it is
     check_networks(unet, vae, text)
+    offload = offload and device.type == "cuda"
+    for network in (unet, vae):
+        network.to(device)
+    for network in text.networks:
+        network.to("cpu" if offload else device)
     for network in (unet, vae, *text.networks):
-        network.to(device).eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
     return LatentModel(
         name="diffusers",
         folder=Path(),
@@ -131,6 +138,7 @@ def adapt(
         text=text,
         device=device,
         weights={},
+        offload=offload,
     )
 
 

@@ -185,7 +185,7 @@ def join(parts: Sequence[Assessment]) -> Assessment:
     if len(parts) == 1:
         return parts[0]
     joined: dict[str, Any] = {}
-    for name in (field.name for field in fields(Assessment)):
+    for name in (one.name for one in fields(Assessment)):
         values = [getattr(part, name) for part in parts]
         if isinstance(values[0], dict):
             joined[name] = {key: torch.cat([value[key] for value in values]) for key in values[0]}

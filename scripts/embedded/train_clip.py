@@ -1,9 +1,10 @@
 """Train one of the CLIP pairs of the embedded model, saved as an open_clip `local-dir:` folder.
 
 Pairs A (a small ViT) and C (a small ResNet) guide; pair B (a ResNet, too, but trained on the other
-half of the drawings) only ever measures. Pairs that are right by accident (the same concept, or a group word and a
-member) count neither as positive nor as negative. Pair A also regresses the colourfulness of the
-pixels from its normalised embedding, linearly, so that a linear head can read it.
+half of the drawings) only ever measures. Pairs that are right by accident (the same concept, or a
+group word and a member) count neither as positive nor as negative. Pair A also regresses the
+colourfulness of the pixels from its normalised embedding, linearly, so that a linear head can read
+it.
 
     python scripts/embedded/train_clip.py --pair A --seconds 150
 """
