@@ -143,27 +143,29 @@ def assess_together(
     balance: bool,
     scales: Tensor | None,
 ) -> Assessment:
-    def loss(x_0: Tensor) -> tuple[Tensor, Terms]:
+    def loss(x_0: Tensor) -> tuple[Tensor, tuple[Terms, Tensor]]:
         images = problem.decode(x_0)
-        return combine(problem.guidance, images, problem.prompts, generators, balance)
+        value, terms = combine(problem.guidance, images, problem.prompts, generators, balance)
+        return value, (terms, to_8_bit(images.detach()))
 
     gradient, unknown = None, torch.full((len(pair[0]),), torch.nan, device=problem.device)
     grad_norm = round_trip_error = unknown
     if differentiated:
         result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
-        value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
+        value, gradient = result.loss, torch.stack(result.pair)
         grad_norm = norm_of(gradient)
-        round_trip_error, slots = result.round_trip_error, result.aux
+        round_trip_error, found = result.round_trip_error, result.aux
     else:
         with torch.no_grad():
             x_0 = solve(problem.table, problem.net, pair)
-            value, slots = average_over_slots(problem.table, x_0, loss)
+            value, found = average_over_slots(problem.table, x_0, loss)
+    slots, pictures = zip(*found, strict=True)
     losses = torch.stack([slot.losses for slot in slots]).mean(0)
     shares = torch.stack([slot.shares for slot in slots]).mean(0)
     if balance:
         scales = torch.stack([x.scales for x in slots]).mean(0) if scales is None else scales
         value = weigh(problem, losses, scales)
-    images = finish(problem, x_0)
+    images = pictures[0]  # as `finish` has it: of the first slot that holds x_0
     scores, judged = judge(problem, images, scales)
     return Assessment(
         loss=value.to(problem.device),

@@ -1,0 +1,237 @@
+"""The engine: half precision that does not underflow, little memory, batches that halve, graphs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from doodl_cli import cli
+from doodl_cli.guidance import Guidance
+from doodl_cli.guidance.guidance import ignore_prompts
+from doodl_cli.guidance.scores import colourfulness
+from doodl_cli.models.capture import Captured
+from doodl_cli.models.decoder import decode_sparingly
+from doodl_cli.models.half import in_half
+from doodl_cli.models.pipeline import adapt_pipeline
+from doodl_cli.models.tuning import tune
+from doodl_cli.optimize import MicroBatch, initial_noise
+from doodl_cli.optimize.assess import assess
+from doodl_cli.optimize.noise import make_generators
+from doodl_cli.problem import pose_problem
+from doodl_cli.sampling import SAMPLERS, make_grid
+from tests.pipelines import make_pipeline, make_unet
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def make_problem(seeds=(0,), n_crops=4, device="cpu", **options):
+    """Return a problem on a tiny pipeline whose loss draws random crops."""
+    pipeline = make_pipeline("sd15").to(device)
+    model = adapt_pipeline(pipeline)
+    guidance = {"colourfulness": Guidance(ignore_prompts(colourfulness), n_crops=n_crops)}
+    table = SAMPLERS["bdia"](make_grid(model.schedule, 4))
+    prompts = ["a cat"] * len(seeds)
+    problem = pose_problem(
+        model, table, prompts, [""] * len(seeds), seeds, 2.0, "reversible", guidance, {}
+    )
+    return replace(problem, **options)
+
+
+def assess_at_start(problem):
+    x_T = initial_noise(problem.seeds, (4, 8, 8)).to(problem.device)
+    return assess(problem, (x_T, x_T.clone()), make_generators(problem.seeds, "optimize"), True)
+
+
+def gradient_through(network, weights, x, cotangent):
+    """Return the gradient of a linear network at x, and the one of float32."""
+    results = []
+    for function in (network, lambda x: x @ weights):
+        leaf = x.clone().requires_grad_()
+        results.append(torch.autograd.grad(function(leaf), leaf, cotangent)[0])
+    return results
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_in_half_precision_do_not_underflow(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(8, 3, generator=generator)
+    x = torch.randn(2, 8, generator=generator)
+    cotangent = torch.tensor([[1e-12], [1e3]]) * torch.randn(2, 3, generator=generator)
+
+    def network(x):
+        return in_half(lambda x: x @ weights.to(dtype), x, dtype)
+
+    found, exact = gradient_through(network, weights, x, cotangent)
+    assert ((found - exact).norm(dim=1) < 1e-2 * exact.norm(dim=1)).all()
+
+
+def test_half_precision_underflows_without_the_scaling():
+    weights = torch.ones(4, 1, dtype=torch.float16)
+    leaf = torch.ones(1, 4, requires_grad=True)
+    out = (leaf.to(torch.float16) @ weights).float()
+    (gradient,) = torch.autograd.grad(out, leaf, torch.full((1, 1), 1e-12))
+    assert gradient.abs().max() == 0
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    return vae.eval().requires_grad_(False)
+
+
+def saved_bytes(function):
+    """Return how many bytes a function's graph keeps, apart from leaves."""
+    sizes = {}
+
+    def pack(tensor):
+        if not tensor.is_leaf:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        function()
+    return sum(sizes.values())
+
+
+def test_sparing_decoding_gives_the_same_pictures_and_gradients_and_keeps_less(vae):
+    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    results = []
+    for decode in (lambda z: decode_sparingly(vae, z), lambda z: vae.decode(z).sample):
+        leaf = z.clone().requires_grad_()
+        pictures = torch.cat([decode(one) for one in leaf.split(1)])
+        gradient = torch.autograd.grad(pictures.square().sum(), leaf)[0]
+        results.append((pictures.detach(), gradient))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+    leaf = z.requires_grad_()
+    sparing = saved_bytes(lambda: decode_sparingly(vae, leaf))
+    assert sparing < 0.2 * saved_bytes(lambda: vae.decode(leaf).sample)
+    assert torch.equal(decode_sparingly(vae, z), results[0][0])
+
+
+def test_a_checkpointed_unet_gives_the_same_gradient_and_keeps_less():
+    pipeline = make_pipeline("sd15")
+    model = adapt_pipeline(pipeline)
+    x = initial_noise([0], model.latent_shape)
+    found = []
+    for checkpointing in (False, True):
+        tune(model, checkpointing, compiled=False)
+        net = model.net(["a cat"], [""], 2.0)
+        leaf = x.clone().requires_grad_()
+        kept = saved_bytes(lambda net=net, leaf=leaf: net(leaf, 501))
+        out = net(leaf, 501)
+        found.append((kept, torch.autograd.grad(out.double().square().sum(), leaf)[0]))
+    (plain, expected), (sparing, gradient) = found
+    assert torch.equal(gradient, expected)
+    assert sparing < 0.5 * plain
+
+
+def limited(problem, most):
+    """Return the problem on a device that holds `most` samples at a time, and what was tried."""
+    tried = []
+
+    def decode(x_0):
+        tried.append(len(x_0))
+        if len(x_0) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return problem.decode(x_0)
+
+    return replace(problem, decode=decode), tried
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good_and_draws_the_same_crops():
+    seeds = list(range(5))
+    released = []
+    whole = make_problem(seeds, micro_batch=MicroBatch(5))
+    halving = make_problem(seeds, micro_batch=MicroBatch(5, lambda: released.append(True)))
+    halving, tried = limited(halving, most=2)
+    expected, found = assess_at_start(whole), assess_at_start(halving)
+    assert tried[:4] == [5, 3, 2, 2]
+    assert halving.micro_batch.size == 2
+    assert len(released) == 2
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)
+    assert (found.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
+    tried.clear()
+    assess_at_start(halving)
+    assert tried == [2, 2, 1]
+
+
+def test_one_sample_that_does_not_fit_is_an_error():
+    problem, tried = limited(make_problem([0, 1], micro_batch=MicroBatch(2)), most=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        assess_at_start(problem)
+    assert tried == [2, 1]
+
+
+def test_too_little_memory_says_what_to_change(monkeypatch, capsys):
+    def dispatch(argv):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(cli, "dispatch", dispatch)
+    assert cli.main(["run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "memory.unet_checkpointing=true" in line
+
+
+@gpu
+@pytest.mark.gpu
+def test_a_captured_network_evaluates_as_the_plain_one_bit_for_bit():
+    torch.manual_seed(0)
+    unet = make_unet(False).cuda().eval().requires_grad_(False)
+    context = torch.randn(1, 7, 32, device="cuda")
+    t = torch.tensor(501, device="cuda")
+
+    def function(x, t, context):
+        return unet(x, t, encoder_hidden_states=context).sample
+
+    captured = Captured(function, (torch.zeros(1, 4, 8, 8, device="cuda"), t, context))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x = torch.randn(1, 4, 8, 8, device="cuda")
+        plain, replayed = x.clone().requires_grad_(), x.clone().requires_grad_()
+        out, expected = captured(replayed, t, context), function(plain, t, context)
+        assert torch.equal(out, expected)
+        with torch.no_grad():
+            assert torch.equal(captured(x, t, context), expected)
+        out = captured(replayed, t, context)
+        gradient = torch.autograd.grad(out.square().sum(), replayed)[0]
+        torch.testing.assert_close(
+            gradient, torch.autograd.grad(expected.square().sum(), plain)[0], rtol=1e-4, atol=1e-6
+        )
+
+
+@gpu
+@pytest.mark.gpu
+def test_a_captured_network_refuses_a_gradient_that_is_no_longer_there():
+    captured = Captured(lambda x: x.square(), (torch.ones(2, device="cuda"),))
+    x = torch.full((2,), 3.0, device="cuda", requires_grad=True)
+    first, second = captured(x), captured(2 * x)
+    with pytest.raises(RuntimeError, match="evaluated again"):
+        torch.autograd.grad(first.sum(), x)
+    assert torch.equal(torch.autograd.grad(second.sum(), x)[0], 8 * x)
+
+
+@gpu
+@pytest.mark.gpu
+def test_the_state_may_be_on_the_cpu_while_the_networks_are_on_the_gpu():
+    there = assess_at_start(make_problem([0, 1], device="cuda"))
+    here = assess_at_start(replace(make_problem([0, 1], device="cuda"), device=torch.device("cpu")))
+    torch.testing.assert_close(here.gradient, there.gradient.cpu(), rtol=1e-6, atol=1e-12)
+
+
+@gpu
+@pytest.mark.gpu
+def test_graphs_give_the_gradient_of_plain_evaluations():
+    problem = make_problem([0, 1], device="cuda")
+    plain = replace(problem, net=replace(problem.net, captures=None))
+    found, expected = assess_at_start(problem), assess_at_start(plain)
+    assert (found.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
