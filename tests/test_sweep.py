@@ -149,6 +149,39 @@ def test_joblib_runs_jobs_in_processes_of_their_own(folder, capfd):
     assert read_metadata(Path("sweep/0"))["status"] == "done"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and /proc says which")
+def test_a_killed_job_of_joblib_ends_alone_and_can_be_gone_on_with(folder, capsys):
+    """As by the system where memory runs out: the process that does the work is killed."""
+    pytest.importorskip(JOBLIB)
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.n_iters=8"]
+    process = start(*SMALL, "-m", *words, "seed=0,1,2", "output_dir=sweep")
+    wait_for_lines(process, folder / "sweep/1", 2)
+    os.kill(process_that_writes_to(folder / "sweep/1"), signal.SIGKILL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    assert [line for line in err.splitlines() if line.startswith("doodl: ")] == [
+        "doodl: job 1 (seed=1): killed by SIGKILL",
+        f"doodl: 1 of 3 jobs failed; all are in {folder / 'sweep'}",
+    ]
+    assert main(["report", "sweep"]) == 0
+    table = list(csv.DictReader(Path("sweep/results.csv").read_text().splitlines()))
+    assert [row["status"] for row in table] == ["done", "failed", "done"]
+    assert table[1]["cause"] == "killed by SIGKILL"
+    assert main(["run", "resume=sweep/1"]) == 0
+    assert read_metadata(Path("sweep/1"))["status"] == "done"
+    assert len(read_history(Path("sweep/1"))) == 9
+
+
+def process_that_writes_to(run):
+    """Return the process that has locked a run directory."""
+    inode = str(run.stat().st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        _, kind, _, _, process, file, *_ = line.split()
+        if kind == "FLOCK" and file.rpartition(":")[2] == inode:
+            return int(process)
+    raise AssertionError(f"no process has locked {run}")
+
+
 def test_processes_take_different_gpus(folder):
     """More processes than GPUs are spread evenly."""
     code = (
