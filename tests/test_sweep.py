@@ -103,12 +103,16 @@ def test_a_sweep_whose_every_job_is_at_fault_leaves_nothing(folder, capsys):
         (["hydra/sweeper=grid"], "hydra/sweeper=grid: must be one of basic, optuna"),
         (["hydra/sweeper=optuna", "evaluate=[]"], "held-out score; must be given"),
         (['output_dir="a","b"', "seed=1,2"], "output_dir=a,b: must be one folder"),
+        (["hydra/launcher=submitit_slurm"], "needs a Slurm cluster; there is no srun"),
         (["log=tensorbord"], "log=tensorbord: must be tensorboard or wandb"),
     ],
 )
-def test_bad_choices_get_one_line(folder, capsys, words, line):
+def test_bad_choices_get_one_line(folder, capsys, monkeypatch, words, line):
     if "hydra/sweeper=optuna" in words:
         pytest.importorskip(OPTUNA)
+    if "hydra/launcher=submitit_slurm" in words:
+        pytest.importorskip(SUBMITIT)
+        monkeypatch.setenv("PATH", "")
     assert main([*SMALL, "-m", *words]) == 2
     err = capsys.readouterr().err
     assert line in err

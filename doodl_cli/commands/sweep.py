@@ -75,6 +75,8 @@ def plan_sweep(
     for group, target in (("launcher", launcher), ("sweeper", sweeper)):
         choice = f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}"
         check_package(choice, ".".join(target.split(".")[:2]))
+    if launcher.endswith("SlurmLauncher") and not shutil.which("srun"):
+        raise UserError("hydra/launcher=submitit_slurm: needs a Slurm cluster; there is no srun")
     chosen_here = sweeper.endswith(".BasicSweeper")
     errors, resumed, places = [], [], set()
     for job in jobs:
@@ -236,9 +238,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def explain_failure(metadata: dict[str, Any]) -> str:
     """Say in one line why a job has no result."""
     if not metadata:
-        return "did not start, or was killed before it wrote anything"
+        return "has not started, or was killed before it wrote anything"
     if "error" not in metadata:
-        return f"was killed (its status is {metadata.get('status')}); doodl run resume=DIR goes on"
+        return f"was killed or goes on by itself (its status is {metadata.get('status')})"
     lines = str(metadata["error"]).splitlines()
     return show(lines[0]) if lines else "failed"
 
