@@ -13,6 +13,10 @@ class Terminated(BaseException):
     """A signal of a cluster, its argument, came (exit 143). `except Exception` lets it pass."""
 
 
+class Killed(Exception):
+    """The process of a job was killed by a signal, which it names."""
+
+
 class JobsFailed(Exception):
     """Jobs of a sweep failed; its lines name them with their causes (exit 1)."""
 

@@ -1,7 +1,10 @@
 """A run that is cut short at any moment goes on as if there had been no break."""
 
 import json
+import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ from doodl_cli.commands.destination import locked
 from doodl_cli.errors import UserError
 from doodl_cli.optimize import Settings, optimize
 from tests.problems import brightness, make_noise, make_problem
-from tests.runs import needs_weights, read_metadata, start
+from tests.runs import ROOT, needs_weights, read_metadata, start
 
 N_ITERS = 3
 pytestmark = pytest.mark.usefixtures("folder")
@@ -147,6 +150,35 @@ def test_a_signal_before_the_time_is_up_saves_and_the_run_goes_on(undisturbed, f
     assert (run / "samples/000/best.png").exists()
     assert main(["run", f"resume={run}"]) == 0
     assert_same_run(undisturbed, run)
+
+
+@needs_weights
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_the_slurm_job_of_the_docs_requeues_itself_and_goes_on(folder, monkeypatch):
+    text = (ROOT / "docs/batch.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sh\n(#!/bin/bash\n.*?)```", text, re.DOTALL)
+    words = [word for word in WORDS[1:] if not word.startswith("prompt")]
+    Path("job.sh").write_text(script.replace("guidance=aesthetic", " ".join(words)))
+    Path("prompts.txt").write_text("a cat\n")
+    Path("bin").mkdir()
+    for name, line in {
+        "doodl": f'exec "{sys.executable}" -m doodl_cli "$@"',
+        "scontrol": 'echo "$@" >> requeued',
+    }.items():
+        Path("bin", name).write_text(f"#!/bin/sh\n{line}\n")
+        Path("bin", name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process = subprocess.Popen(["bash", "job.sh"])
+    wait_for_lines(process, Path("out"), 3)
+    process.send_signal(signal.SIGUSR1)
+    process.wait(timeout=60)
+    assert Path("requeued").read_text() == "requeue 7\n"
+    assert read_metadata("out")["status"] == "interrupted"
+    subprocess.run(["bash", "job.sh"], check=True)
+    assert read_metadata("out")["status"] == "done"
+    assert Path("requeued").read_text() == "requeue 7\n"
 
 
 @needs_weights

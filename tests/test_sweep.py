@@ -103,12 +103,16 @@ def test_a_sweep_whose_every_job_is_at_fault_leaves_nothing(folder, capsys):
         (["hydra/sweeper=grid"], "hydra/sweeper=grid: must be one of basic, optuna"),
         (["hydra/sweeper=optuna", "evaluate=[]"], "held-out score; must be given"),
         (['output_dir="a","b"', "seed=1,2"], "output_dir=a,b: must be one folder"),
+        (["hydra/launcher=submitit_slurm"], "needs a Slurm cluster; there is no srun"),
         (["log=tensorbord"], "log=tensorbord: must be tensorboard or wandb"),
     ],
 )
-def test_bad_choices_get_one_line(folder, capsys, words, line):
+def test_bad_choices_get_one_line(folder, capsys, monkeypatch, words, line):
     if "hydra/sweeper=optuna" in words:
         pytest.importorskip(OPTUNA)
+    if "hydra/launcher=submitit_slurm" in words:
+        pytest.importorskip(SUBMITIT)
+        monkeypatch.setenv("PATH", "")
     assert main([*SMALL, "-m", *words]) == 2
     err = capsys.readouterr().err
     assert line in err
@@ -147,6 +151,39 @@ def test_joblib_runs_jobs_in_processes_of_their_own(folder, capfd):
     assert "doodl: job 1 (seed=-1): seed=-1: must be" in err
     assert "Warning" not in err
     assert read_metadata(Path("sweep/0"))["status"] == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks, and /proc says which")
+def test_a_killed_job_of_joblib_ends_alone_and_can_be_gone_on_with(folder, capsys):
+    """As by the system where memory runs out: the process that does the work is killed."""
+    pytest.importorskip(JOBLIB)
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.n_iters=8"]
+    process = start(*SMALL, "-m", *words, "seed=0,1,2", "output_dir=sweep")
+    wait_for_lines(process, folder / "sweep/1", 2)
+    os.kill(process_that_writes_to(folder / "sweep/1"), signal.SIGKILL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    assert [line for line in err.splitlines() if line.startswith("doodl: ")] == [
+        "doodl: job 1 (seed=1): killed by SIGKILL",
+        f"doodl: 1 of 3 jobs failed; all are in {folder / 'sweep'}",
+    ]
+    assert main(["report", "sweep"]) == 0
+    table = list(csv.DictReader(Path("sweep/results.csv").read_text().splitlines()))
+    assert [row["status"] for row in table] == ["done", "failed", "done"]
+    assert table[1]["cause"] == "killed by SIGKILL"
+    assert main(["run", "resume=sweep/1"]) == 0
+    assert read_metadata(Path("sweep/1"))["status"] == "done"
+    assert len(read_history(Path("sweep/1"))) == 9
+
+
+def process_that_writes_to(run):
+    """Return the process that has locked a run directory."""
+    inode = str(run.stat().st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        _, kind, _, _, process, file, *_ = line.split()
+        if kind == "FLOCK" and file.rpartition(":")[2] == inode:
+            return int(process)
+    raise AssertionError(f"no process has locked {run}")
 
 
 def test_processes_take_different_gpus(folder):

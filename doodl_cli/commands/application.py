@@ -77,7 +77,7 @@ def launch(
             folder = claim(plan.output_dir, plan.pattern)
             with collected(folder, plan):
                 place = QuotedString(str(folder), Quote.double).with_quotes()
-                start(Job(task, plan.shares_gpus), f"hydra.sweep.dir={place}")
+                start(Job(task, plan.shares_gpus, plan.pooled), f"hydra.sweep.dir={place}")
     if errors:
         raise errors[0]
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from doodl_cli.commands.apart import call_apart
 from doodl_cli.commands.destination import check_free, find_destination, hydra_files, is_pattern
 from doodl_cli.commands.gpus import take_gpu
 from doodl_cli.commands.saved import check_package
 from doodl_cli.config import show
-from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError
+from doodl_cli.errors import CannotWrite, JobsFailed, Killed, Terminated, UserError
 from doodl_cli.files import read_values, write_whole
 from doodl_cli.signals import TERMINATING, handled, terminate
 
 SHARING = ("JoblibLauncher", "LocalLauncher")  # their jobs find a GPU of their own
+POOLED = ("JoblibLauncher",)  # a pool that breaks where one of its processes is killed
 OVER = ("done", "out of time")
 
 
@@ -47,6 +50,7 @@ class Plan:
     pattern: bool
     resumed: list[Path | None]
     shares_gpus: bool
+    pooled: bool
 
 
 def plan_sweep(
@@ -71,6 +75,8 @@ def plan_sweep(
     for group, target in (("launcher", launcher), ("sweeper", sweeper)):
         choice = f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}"
         check_package(choice, ".".join(target.split(".")[:2]))
+    if launcher.endswith("SlurmLauncher") and not shutil.which("srun"):
+        raise UserError("hydra/launcher=submitit_slurm: needs a Slurm cluster; there is no srun")
     chosen_here = sweeper.endswith(".BasicSweeper")
     errors, resumed, places = [], [], set()
     for job in jobs:
@@ -100,6 +106,7 @@ def plan_sweep(
         pattern=is_pattern(cfg),
         resumed=resumed if chosen_here else [],
         shares_gpus=launcher.endswith(SHARING),
+        pooled=launcher.endswith(POOLED),
     )
 
 
@@ -109,8 +116,19 @@ class Job:
 
     task: Callable[[DictConfig], float | None]
     shares_gpus: bool
+    pooled: bool
 
     def __call__(self, cfg: DictConfig) -> float | None:
+        if not self.pooled or sys.platform != "linux":
+            return self.work(cfg)
+        try:
+            return call_apart(partial(self.work, cfg))
+        except Killed as error:
+            write_failure(find_destination(cfg), cfg, error)
+        return None
+
+    def work(self, cfg: DictConfig) -> float | None:
+        """Run the job in this process."""
         if self.shares_gpus and cfg.device in ("auto", "cuda"):
             take_gpu()
         with terminable():
@@ -144,12 +162,14 @@ def terminable() -> Iterator[None]:
 def write_failure(path: Path, cfg: DictConfig, error: Exception) -> None:
     """Write what a job was and why it failed, unless its run directory says so already."""
     at_fault = isinstance(error, UserError)
-    told = isinstance(error, UserError | CannotWrite)
+    told = isinstance(error, UserError | CannotWrite | Killed)
     try:
         (path / ".hydra").mkdir(parents=True, exist_ok=True)
-        if read_metadata(path).get("status") == "failed":
+        found = read_metadata(path)
+        if found.get("status") == "failed":
             return
         metadata = {
+            **found,
             "status": "failed",
             "error": str(error) if told else f"{type(error).__name__}: {error}",
             "exit_code": 2 if at_fault else 1,
@@ -218,9 +238,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def explain_failure(metadata: dict[str, Any]) -> str:
     """Say in one line why a job has no result."""
     if not metadata:
-        return "did not start, or was killed before it wrote anything"
+        return "has not started, or was killed before it wrote anything"
     if "error" not in metadata:
-        return f"was killed (its status is {metadata.get('status')}); doodl run resume=DIR goes on"
+        return f"was killed or goes on by itself (its status is {metadata.get('status')})"
     lines = str(metadata["error"]).splitlines()
     return show(lines[0]) if lines else "failed"
 
