@@ -25,19 +25,21 @@ case $stage in
         || { tail -30 $keep/logs/*.txt; exit 1; }
     tail -3 $keep/logs/autoencoder.txt
     pack pipeline vae
-    for x in A B; do
-        y=$(echo $x | tr AB ab)
+    for x in A B C; do
+        y=$(echo $x | tr ABC abc)
+        hard="--adversarial 0.7 --warp 3 --restyled 0.2" attack=1
         [ $x = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15" attack=1.5
-        [ $x = B ] && hard="--adversarial 0.7 --warp 3 --restyled 0.2" attack=1
-        # The pairs in use were trained without $hard for 150 s, then 190 s attacked, 200 s with all.
+        # In use: A and B without $hard for 150 s, attacked for 190 s, with all for 200 s; then B
+        # for 425 s at --rate 1e-3, and C from nothing for 425 s at 2e-3, both with --smeared 0.25.
         python3 $here/train_clip.py --pair $x --out $keep/clip_$y --seconds 165 \
             --smeared 0.4 --noise 0.2 $hard >$keep/logs/clip_$y.txt 2>&1 &
+        [ $x = C ] && continue
         python3 $here/train_classifier.py --half $x --out $keep/classifier_$y --seconds 105 \
             --smeared 0.4 --adversarial $attack \
             >$keep/logs/classifier_$y.txt 2>&1 &
     done
     wait
-    pack scorers_a clip_a classifier_a
+    pack scorers_a clip_a clip_c classifier_a
     pack scorers_b clip_b classifier_b
     pack_pipeline
     ;;
