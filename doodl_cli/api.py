@@ -8,9 +8,12 @@ from torch import Tensor
 from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.models.pipeline import adapt_pipeline
+from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import Record, Settings, initial_noise, optimize
 from doodl_cli.problem import pose_problem
 from doodl_cli.sampling import SAMPLERS, make_grid
+
+PAPER = Settings(n_iters=50, clip=1e-3)
 
 
 def optimize_pipeline(
@@ -21,8 +24,8 @@ def optimize_pipeline(
     negative_prompt: str = "",
     seeds: Sequence[int] = (0,),
     cfg_scale: float = 7.5,
-    sampler: str = "bdia",
-    n_steps: int = 16,
+    sampler: str = "edict",
+    n_steps: int = 50,
     memory: str = "auto",
     settings: Settings | None = None,
     height: int | None = None,
@@ -32,7 +35,7 @@ def optimize_pipeline(
 
     `guidance` takes pictures (b, 3, h, w) in [-1, 1] and returns a score of each (b,), higher is
     better, that lets the gradient through; several are named Guidances. There is one picture a
-    seed. The pipeline's networks are frozen and otherwise left as they are.
+    seed. The pipeline's networks are frozen and compute as before; `settings` are the paper's.
 
     Raises ValueError for a pipeline, a sampler, a size or a memory mode that is not supported.
     """
@@ -45,6 +48,7 @@ def optimize_pipeline(
         name = getattr(guidance, "__name__", "guidance")
         guidance = {name: Guidance(ignore_prompts(guidance))}
     model = adapt_pipeline(pipeline, height, width)
+    tune(model, unet_checkpointing=False, compiled=False)
     problem = pose_problem(
         model,
         table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
@@ -57,4 +61,4 @@ def optimize_pipeline(
         evaluation={},
     )
     x_T = initial_noise(seeds, model.latent_shape)
-    return optimize(problem, settings or Settings(), (x_T, x_T.clone()))
+    return optimize(problem, settings or PAPER, (x_T, x_T.clone()))
