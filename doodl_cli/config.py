@@ -135,12 +135,14 @@ class ClipText(Clips):
 
 @dataclass(frozen=True)
 class ClipImage(Clips):
-    images: str | list[str] = key("a path of a reference picture, a pattern, or a list: [a,b]")
+    images: str | list[str] | None = key(
+        "a path of a reference picture, a pattern, or a list: [a,b]; null: each row's own"
+    )
 
 
 @dataclass(frozen=True)
 class Classifier(GuidanceSettings):
-    target: str | int = key("the class to show, by name or number")
+    target: str | int | None = key("the class to show, by name or number; null: each row's own")
     source: str = key("what `name` and `path` mean", choices=("embedded", "transformers", "timm"))
     name: str | None = key("a model of timm, or of the Hugging Face hub")
     path: str | None = key("a folder or file of weights")

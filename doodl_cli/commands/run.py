@@ -131,6 +131,8 @@ def work(
     model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
+    own = [*(term.score for term in guidance.values()), *evaluation.values()]
+    references = task.try_conditions(model, requests, own)
     settings = task.make_settings(config)
     first = requests[: config.batch_size]
     problem = task.make_problem(config, model, first, guidance, evaluation)
@@ -138,6 +140,7 @@ def work(
     if earlier is None:
         start = find_start(config, model, problem, first)  # raises before anything is written
         path, hydra = claim(path, is_pattern(cfg)), hydra_files(cfg)
+    facts |= {"references": references} if references else {}
     facts["init"] = (earlier or {}).get("init") or describe_start(config)
     cost = task.Meter(model, device, state.progress["cost"] if state else None)
     config = replace(config, output_dir=str(path))

@@ -21,8 +21,10 @@ from torch import Tensor
 import doodl_cli
 from doodl_cli.config import Checkpoint, Config
 from doodl_cli.errors import UserError
+from doodl_cli.guidance import Prompt, Score
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.locate import hash_file
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
@@ -70,7 +72,7 @@ def settle_paths(section: Any) -> Any:
     values: dict[str, Any] = {}
     for field in fields(section):
         value = getattr(section, field.name)
-        if field.name == "images":
+        if field.name == "images" and value is not None:
             values[field.name] = [str(path) for path in find_references(value)]
         elif isinstance(value, list):
             values[field.name] = [settle_paths(entry) for entry in value]
@@ -116,7 +118,7 @@ def make_problem(
         return pose_problem(
             model,
             table=SAMPLERS[sampler.name](grid, **options),
-            prompts=[request.prompt for request in requests],
+            prompts=[Prompt(r.prompt, r.target, r.image) for r in requests],
             negative_prompts=[request.negative_prompt for request in requests],
             seeds=[request.seed for request in requests],
             cfg_scale=config.cfg_scale,
@@ -126,6 +128,23 @@ def make_problem(
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+@torch.no_grad()
+def try_conditions(
+    model: LatentModel, requests: Sequence[Request], scores: Sequence[Score]
+) -> dict[str, str]:
+    """Score a grey picture for every class and reference that is a sample's own.
+
+    So what is wrong with one is said before anything is written. Returns the sha256 of the pictures
+    by their paths. Raises UserError.
+    """
+    conditions = {(r.target, r.image): r.prompt for r in requests if r.target or r.image}
+    grey = torch.zeros(1, 3, *model.picture_size, device=model.device)
+    for (target, image), text in conditions.items():
+        for score in scores:
+            score(grey, [Prompt(text, target, image)])
+    return {r.image: hash_file(Path(r.image)) for r in requests if r.image}
 
 
 def make_settings(config: Config) -> Settings:

@@ -4,10 +4,14 @@ DOODL calls it vocabulary expansion (Wallace et al. 2023, section 5.2). The raw 
 log p(class | picture), at most 0.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from doodl_cli.config import Classifier
-from doodl_cli.guidance.guidance import Guidance, Score, ignore_prompts
+from doodl_cli.guidance.guidance import Guidance, Score
 from doodl_cli.models.classifier import Classifier as ImageClassifier
 from doodl_cli.models.classifier import find_class, load_classifier
 
@@ -22,16 +26,17 @@ def build_classifier(settings: Classifier, model: "LatentModel") -> Guidance:
         classifier = load_classifier(
             settings.source, settings.name, settings.path, model.device, "guidance.classifier"
         )
-    number = find_target(classifier, settings.target)
+    labels = classifier.labels
+    number = None if settings.target is None else find_target(classifier, settings.target)
     return Guidance(
-        score=log_probability(classifier, number),
+        score=log_probability(classifier, settings.target),
         weight=settings.weight,
         n_crops=settings.n_crops,
         crop_size=classifier.image_size,
         facts={
             **classifier.facts,
             "class": number,
-            "label": classifier.labels[number] if classifier.labels else None,
+            "label": None if number is None or not labels else labels[number],
         },
     )
 
@@ -41,6 +46,17 @@ def find_target(classifier: ImageClassifier, target: str | int) -> int:
     return find_class(classifier.labels, classifier.n_classes, target, "guidance.classifier.target")
 
 
-def log_probability(classifier: ImageClassifier, number: int) -> Score:
-    """Return the score log p(class | picture)."""
-    return ignore_prompts(lambda images: classifier.log_probabilities(images)[:, number])
+def log_probability(classifier: ImageClassifier, target: str | int | None) -> Score:
+    """Return the score log p(class | picture) of each prompt's own class, or else of `target`."""
+
+    def find(prompt: str) -> int:
+        own = getattr(prompt, "target", None)
+        given = target if own is None else own
+        assert given is not None  # checked with the rows
+        return find_target(classifier, given)
+
+    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        numbers = torch.tensor([find(prompt) for prompt in prompts], device=images.device)
+        return classifier.log_probabilities(images).gather(1, numbers[:, None])[:, 0]
+
+    return score
