@@ -67,6 +67,40 @@ class Bdia(Sampler):
 
 
 @dataclass(frozen=True)
+class Method:
+    name: str = key("how the picture is guided")
+
+
+@dataclass(frozen=True)
+class BestOfN(Method):
+    n: int = key("noises to choose from, the sample's own among them", least=1, most=100_000)
+
+
+@dataclass(frozen=True)
+class FullChain(Method):
+    strength: float = key("factor of the gradient that moves each prediction", least=0)
+
+
+@dataclass(frozen=True)
+class OneStep(FullChain):
+    blend: bool = key("score sigma x_0 + (1 - sigma) x_t of the unconditional prediction")
+
+
+@dataclass(frozen=True)
+class Universal(FullChain):
+    n_backward: int = key("gradient steps on each estimate of x_0", least=0, most=10_000)
+    backward_lr: float = key("size of these steps", above=0)
+    n_recurrences: int = key(
+        "times that each step is made; above 1: sampler=ddim", least=1, most=1000
+    )
+
+
+@dataclass(frozen=True)
+class NoiseAware(FullChain):
+    path: str | None = key("folder of the classifier of noisy latents; null: the model's own")
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str = key("the update rule")
     n_iters: int = key("updates of x_T", least=1, most=10_000)
@@ -215,6 +249,16 @@ MODELS = {
     "sdxl_turbo": Checkpoint,
 }
 SAMPLERS = {"bdia": Bdia, "edict": Edict, "obelm": Sampler, "ddim": Sampler}
+METHODS = {
+    "doodl": Method,
+    "none": Method,
+    "best_of_n": BestOfN,
+    "one_step": OneStep,
+    "full_chain": FullChain,
+    "universal": Universal,
+    "noise_aware": NoiseAware,
+}
+GUIDED = ("one_step", "full_chain", "universal", "noise_aware")  # on the way from x_T to x_0
 OPTIMIZERS = {"doodl": Optimizer, "adam": Optimizer, "nesterov": Optimizer}
 GUIDANCES = {
     "aesthetic": Aesthetic,
@@ -237,7 +281,7 @@ MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
 SINKS = ("tensorboard", "wandb")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUPS = (
-    "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
+    "model", "method", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
 )  # fmt: skip
 OF_VERB = {
     "run": ("resume", "force", "max_seconds"),
@@ -266,6 +310,7 @@ class Config:
         "tensorboard, wandb or a list of them, to write to as well; null: none"
     )
     model: Model = section()
+    method: Method = section()
     sampler: Sampler = section()
     optimizer: Optimizer = section()
     guidance: dict[str, GuidanceSettings] = section()
@@ -278,6 +323,15 @@ class Config:
         if self.n_seeds is not None:
             return list(range(self.seed, self.seed + self.n_seeds))
         return self.seed if isinstance(self.seed, list) else [self.seed]
+
+    @property
+    def last_iteration(self) -> int:
+        """The iteration of the last record of a sample; the first, the plain picture, is 0."""
+        if self.method.name == "doodl":
+            return self.optimizer.n_iters
+        if isinstance(self.method, BestOfN):
+            return self.method.n - 1
+        return int(self.method.name in GUIDED)
 
     @property
     def held_out(self) -> list[str]:
@@ -302,6 +356,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """
     values = dict(values)
     model = read_choice(MODELS, values.pop("model", None), "model")
+    method = read_choice(METHODS, values.pop("method", None), "method")
     sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")
     optimizer = read_choice(OPTIMIZERS, values.pop("optimizer", None), "optimizer")
     guidance = {
@@ -315,6 +370,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     init = read_choice(INITS, values.pop("init", None), "init")
     config = Config(
         model=model,
+        method=method,
         sampler=sampler,
         optimizer=optimizer,
         guidance=guidance,
@@ -340,6 +396,7 @@ def check(config: Config) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
     check_model(config)
+    check_method(config)
     if config.memory == "reversible" and config.sampler.name == "ddim":
         raise UserError(
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
@@ -371,6 +428,26 @@ def check(config: Config) -> None:
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
         if text and any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{name}={text!r}: must be valid UTF-8")
+
+
+def check_method(config: Config) -> None:
+    """Check that a method goes with what it is asked to guide."""
+    method, sampler = config.method, config.sampler.name
+    if isinstance(method, BestOfN) and config.init.name != "noise":
+        raise UserError(f"init={config.init.name}: method=best_of_n draws noise; must be noise")
+    if isinstance(method, Universal) and method.n_recurrences > 1 and sampler != "ddim":
+        raise UserError(
+            f"method.n_recurrences={method.n_recurrences}: sampler={sampler} steps from two "
+            "states, of which one cannot be made noisy again; must be 1, or sampler=ddim"
+        )
+    if isinstance(method, NoiseAware):
+        chosen = config.guidance.get("classifier")
+        own = isinstance(chosen, Classifier) and chosen.source == "embedded"
+        if config.guidance and not (own and len(config.guidance) == 1):
+            raise UserError(
+                f"guidance={show(list(config.guidance))}: method=noise_aware is a classifier of "
+                "noisy latents; must be classifier, with source=embedded"
+            )
 
 
 def check_model(config: Config) -> None:
@@ -509,6 +586,7 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     sections: list[tuple[str, type, str]] = [("", Config, "")]
     sections += [("model.", cls, f"model={name}") for name, cls in MODELS.items()]
     sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
+    sections += [("method.", cls, f"method={name}") for name, cls in METHODS.items()]
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]
     sections += [("init.", cls, f"init={name}") for name, cls in INITS.items()]

@@ -119,7 +119,6 @@ def work(
     from doodl_cli.commands.report import write_page
     from doodl_cli.commands.start import describe_start, find_start
     from doodl_cli.guidance import build_evaluation, build_guidance
-    from doodl_cli.optimize import optimize
     from doodl_cli.run_directory import RunDirectory
     from doodl_cli.sinks import open_sinks
     from doodl_cli.state import read_state
@@ -133,7 +132,6 @@ def work(
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
     own = [*(term.score for term in guidance.values()), *evaluation.values()]
     references = task.try_conditions(model, requests, own)
-    settings = task.make_settings(config)
     first = requests[: config.batch_size]
     problem = task.make_problem(config, model, first, guidance, evaluation)
     facts, hydra, start = task.collect_facts(config, model, problem), {}, None
@@ -157,11 +155,11 @@ def work(
                 if directory.loop is not None:
                     start = directory.loop["x_T"][0], directory.loop["x_T"][1]
                 start = start or find_start(config, model, problem, batch)
-                records = optimize(problem, settings, start, directory.loop)
-                for record in follow(records, settings.n_iters, directory):
+                records = task.make_records(config, problem, start, directory.loop)
+                for record in follow(records, config.last_iteration, directory):
                     directory.add(record)
                     sinks.add(record, directory.batch)
-                    last = directory.is_last_batch and record.iteration == settings.n_iters
+                    last = directory.is_last_batch and record.iteration == config.last_iteration
                     seconds = time.monotonic() - began
                     if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
                         raise OutOfTime(f"max_seconds={cfg.max_seconds}")

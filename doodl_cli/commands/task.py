@@ -8,8 +8,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from doodl_cli.config import Checkpoint, Config
 from doodl_cli.errors import UserError
 from doodl_cli.guidance import Prompt, Score
 from doodl_cli.guidance.references import find_references
+from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.models.locate import hash_file
 from doodl_cli.models.pipeline import load_pipeline
-from doodl_cli.optimize import Problem, Settings
+from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import pose_problem
 from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, make_grid
+from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
 PATHS = ("path", "file", "pretrained", "lora")
@@ -168,6 +170,17 @@ def make_settings(config: Config) -> Settings:
         stop_on=optimizer.stop_on,
         patience=optimizer.patience,
     )
+
+
+def make_records(
+    config: Config, problem: Problem, start: Pair, state: Mapping[str, Tensor] | None
+) -> Iterator[Record]:
+    """Return the records of a batch by the configured method, from x_T or after a `state`."""
+    name = config.method.name
+    if name == "doodl":
+        return optimize(problem, make_settings(config), start, state)
+    options = {key: value for key, value in asdict(config.method).items() if key != "name"}
+    return METHODS[name](problem, start, state, **options)
 
 
 def read_pair(files: list[Path], name: str, key: str = "run") -> tuple[Tensor, Tensor]:

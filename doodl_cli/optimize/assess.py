@@ -14,6 +14,7 @@ from torch import Tensor
 from doodl_cli.gradient import average_over_slots, differentiate
 from doodl_cli.guidance import Guidance, Score, Terms, combine
 from doodl_cli.sampling import Net, Table, solve
+from doodl_cli.sampling.solve import Pair
 
 
 @dataclass(frozen=True)
@@ -106,21 +107,57 @@ def assess_together(
     balance: bool,
     scales: Tensor | None,
 ) -> Assessment:
+    if not differentiated:
+        with torch.no_grad():
+            x_0 = solve(problem.table, problem.net, pair)
+        return assess_x_0(problem, x_0, generators, balance, scales)
+    loss = make_loss(problem, generators, balance)
+    result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
+    found = sum_up(problem, result.x_0, result.loss, result.aux, balance, scales)
+    gradient = torch.stack(result.pair)
+    return replace(
+        found,
+        gradient=gradient,
+        grad_norm=norm_of(gradient),
+        round_trip_error=result.round_trip_error,
+    )
+
+
+def make_loss(
+    problem: Problem, generators: Sequence[torch.Generator], balance: bool = False
+) -> Callable[[Tensor], tuple[Tensor, Terms]]:
+    """Return the loss of latents x_0 (b, c, h, w): one value a sample, and the guidances' terms."""
+
     def loss(x_0: Tensor) -> tuple[Tensor, Terms]:
         images = problem.decode(x_0)
         return combine(problem.guidance, images, problem.prompts, generators, balance)
 
-    gradient, unknown = None, torch.full((len(pair[0]),), torch.nan, device=problem.device)
-    grad_norm = round_trip_error = unknown
-    if differentiated:
-        result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
-        value, x_0, gradient = result.loss, result.x_0, torch.stack(result.pair)
-        grad_norm = norm_of(gradient)
-        round_trip_error, slots = result.round_trip_error, result.aux
-    else:
-        with torch.no_grad():
-            x_0 = solve(problem.table, problem.net, pair)
-            value, slots = average_over_slots(problem.table, x_0, loss)
+    return loss
+
+
+@torch.no_grad()
+def assess_x_0(
+    problem: Problem,
+    x_0: Pair,
+    generators: Sequence[torch.Generator],
+    balance: bool = False,
+    scales: Tensor | None = None,
+) -> Assessment:
+    """Score the pictures of a finished pair (b, c, h, w), without differentiating."""
+    loss = make_loss(problem, generators, balance)
+    value, slots = average_over_slots(problem.table, x_0, loss)
+    return sum_up(problem, x_0, value, slots, balance, scales)
+
+
+def sum_up(
+    problem: Problem,
+    x_0: Pair,
+    value: Tensor,
+    slots: Sequence[Terms],
+    balance: bool,
+    scales: Tensor | None,
+) -> Assessment:
+    """Return what a finished pair, its loss (b,) and the terms of each slot say, no gradient."""
     losses = torch.stack([slot.losses for slot in slots]).mean(0)
     shares = torch.stack([slot.shares for slot in slots]).mean(0)
     if balance:
@@ -128,6 +165,7 @@ def assess_together(
         value = weigh(problem, losses, scales)
     images = finish(problem, x_0)
     scores, judged = judge(problem, images, scales)
+    unknown = torch.full((len(images),), torch.nan, device=problem.device)
     return Assessment(
         loss=value,
         judged=judged,
@@ -137,9 +175,9 @@ def assess_together(
         shares=dict(zip(problem.guidance, shares, strict=True)),
         scales=scales,
         images=images,
-        gradient=gradient,
-        grad_norm=grad_norm,
-        round_trip_error=round_trip_error,
+        gradient=None,
+        grad_norm=unknown,
+        round_trip_error=unknown,
     )
 
 
@@ -193,7 +231,7 @@ def measure(problem: Problem, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
+def finish(problem: Problem, x_0: Pair) -> Tensor:
     """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
     return to_8_bit(problem.decode(x_0[problem.table.x_0_slots[0]]))
 

@@ -38,11 +38,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows in the order of generation and the slots (0: u, 1: v) that hold x_0 at the end."""
+    """The rows in the order of generation and the slots (0: u, 1: v) that hold x_0 at the end.
+
+    `grid` has the timesteps of the rows, how noisy they are and what the network predicts there.
+    """
 
     name: str
     rows: tuple[Row, ...]
     x_0_slots: tuple[int, ...]
+    grid: Grid
 
     @property
     def invertible(self) -> bool:
@@ -112,7 +116,7 @@ def two_step_table(
     a, b = ddim_coefficients(grid, 0)
     rows = [(0, Row(grid.t[0], a, 0.0, b))]
     rows += [(i, Row(grid.t[i], *coefficients(grid, i))) for i in range(1, len(grid.t))]
-    return Table(name, fold_prediction(grid, rows), x_0_slots=(1,))
+    return Table(name, fold_prediction(grid, rows), x_0_slots=(1,), grid=grid)
 
 
 def determinant(m: Matrix) -> float:
