@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from doodl_cli.errors import UserError
 COLUMNS = ("prompt", "seed", "negative_prompt", "id", "target", "image")
 FILE = "prompts.jsonl"
 OWN_CONDITIONS = {Classifier: ("target", "target"), ClipImage: ("images", "image")}  # key, column
+PROMPT_COLUMNS = {"Prompt": "prompt", "Prompts": "prompt"}  # of PartiPrompts and DrawBench
 NAMED_AT_MOST = 5  # bad rows in one message
 
 
@@ -90,23 +91,32 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
     `.csv` and `.jsonl` say which column is which; any other file holds a prompt a line.
     Raises UserError, which names the bad rows by their lines.
     """
+    return read_rows(path, "prompts", lambda row: check_row(row, Path(path).expanduser().parent))
+
+
+def read_rows(
+    path: str, key: str, check: Callable[[dict[str, Any]], dict[str, Any] | str]
+) -> list[dict[str, Any]]:
+    """Return the rows that `check` makes of a file's; a row that it refuses is its reason.
+
+    `key` is what the user gave the path by. Raises UserError, which names the bad rows.
+    """
     try:
         data = Path(path).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"prompts={path}: must be a file that can be read ({reason})") from error
+        raise UserError(f"{key}={path}: must be a file that can be read ({reason})") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"prompts={path}: line {line}: not UTF-8") from error
-    readers = {".csv": read_csv, ".jsonl": read_jsonl}
-    reader = readers.get(Path(path).suffix.lower(), read_lines)
+        raise UserError(f"{key}={path}: line {line}: not UTF-8") from error
+    reader = READERS.get(Path(path).suffix.lower(), read_lines)
     rows: list[dict[str, Any]] = []
     errors: list[str] = []
     ids: dict[str, int] = {}
     for line, row in reader(text):
-        problem = row if isinstance(row, str) else check_row(row, Path(path).expanduser().parent)
+        problem = row if isinstance(row, str) else check(row)
         if isinstance(problem, str):
             errors.append(f"line {line}: {problem}")
             continue
@@ -117,9 +127,9 @@ def read_prompts(path: str) -> list[dict[str, Any]]:
     if errors:
         more = len(errors) - NAMED_AT_MOST
         rest = f"; and {more} more" if more > 0 else ""
-        raise UserError(f"prompts={path}: {'; '.join(errors[:NAMED_AT_MOST])}{rest}")
+        raise UserError(f"{key}={path}: {'; '.join(errors[:NAMED_AT_MOST])}{rest}")
     if not rows:
-        raise UserError(f"prompts={path}: holds no prompt")
+        raise UserError(f"{key}={path}: holds no prompt")
     return rows
 
 
@@ -144,13 +154,14 @@ def read_jsonl(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield i, value if isinstance(value, dict) else 'must be an object: {"prompt": ...}'
 
 
-def read_csv(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def read_csv(text: str, **form: Any) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     begins, header = 1, None
     try:
         for cells in reader:
             if header is None:
                 header = [cell.strip() for cell in cells]
+                header = [PROMPT_COLUMNS.get(name, name) for name in header]
                 if "prompt" not in header or len(set(header)) < len(header):
                     yield 1, "the first line must name the columns, prompt among them, each once"
                     return
@@ -163,6 +174,13 @@ def read_csv(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             begins = reader.line_num + 1
     except csv.Error as error:
         yield begins, f"not CSV ({error})"
+
+
+READERS: dict[str, Callable[[str], Iterator[tuple[int, dict[str, Any] | str]]]] = {
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".tsv": lambda text: read_csv(text, delimiter="\t", quoting=csv.QUOTE_NONE),
+}
 
 
 def check_row(row: dict[str, Any], folder: Path) -> dict[str, Any] | str:
