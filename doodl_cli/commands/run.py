@@ -130,6 +130,7 @@ def work(
     model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
     guidance = build_guidance(config.guidance, model)
     evaluation = build_evaluation(config.evaluate, config.guidance, model)
+    method = task.build_method(config, model)
     first = requests[: config.batch_size]
     problem = task.make_problem(config, model, first, guidance, evaluation)
     facts, hydra, start = task.collect_facts(config, model, problem), {}, None
@@ -152,7 +153,7 @@ def work(
                 if directory.loop is not None:
                     start = directory.loop["x_T"][0], directory.loop["x_T"][1]
                 start = start or find_start(config, model, problem, batch)
-                records = task.make_records(config, problem, start, directory.loop)
+                records = method(problem, start, directory.loop)
                 for record in follow(records, config.last_iteration, directory):
                     directory.add(record)
                     sinks.add(record, directory.batch)
