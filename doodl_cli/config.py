@@ -90,9 +90,7 @@ class OneStep(FullChain):
 class Universal(FullChain):
     n_backward: int = key("gradient steps on each estimate of x_0", least=0, most=10_000)
     backward_lr: float = key("size of these steps", above=0)
-    n_recurrences: int = key(
-        "times that each step is made; above 1: sampler=ddim", least=1, most=1000
-    )
+    n_recurrences: int = key("times that each step is taken; 1, or sampler=ddim", least=1, most=99)
 
 
 @dataclass(frozen=True)
@@ -281,7 +279,8 @@ MEMORY_MODES = ("auto", "reversible", "checkpoint", "full")
 SINKS = ("tensorboard", "wandb")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUPS = (
-    "model", "method", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
+    "model", "method", "sampler", "optimizer", "memory", "guidance", "evaluate", "init",
+    "experiment",
 )  # fmt: skip
 OF_VERB = {
     "run": ("resume", "force", "max_seconds"),
@@ -395,8 +394,8 @@ def check(config: Config) -> None:
         )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
-    check_model(config)
     check_method(config)
+    check_model(config)
     if config.memory == "reversible" and config.sampler.name == "ddim":
         raise UserError(
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "
@@ -435,12 +434,22 @@ def check_method(config: Config) -> None:
     method, sampler = config.method, config.sampler.name
     if isinstance(method, BestOfN) and config.init.name != "noise":
         raise UserError(f"init={config.init.name}: method=best_of_n draws noise; must be noise")
+    if isinstance(method, OneStep) and method.blend and config.cfg_scale == 1:
+        raise UserError(
+            "method.blend=true: with cfg_scale=1 there is no unconditional prediction; must be "
+            "false, or another cfg_scale"
+        )
     if isinstance(method, Universal) and method.n_recurrences > 1 and sampler != "ddim":
         raise UserError(
             f"method.n_recurrences={method.n_recurrences}: sampler={sampler} steps from two "
             "states, of which one cannot be made noisy again; must be 1, or sampler=ddim"
         )
     if isinstance(method, NoiseAware):
+        if isinstance(config.model, Checkpoint):
+            raise UserError(
+                f"method=noise_aware: model={config.model.name} has no classifier of noisy "
+                "latents; must be model=emoji"
+            )
         chosen = config.guidance.get("classifier")
         own = isinstance(chosen, Classifier) and chosen.source == "embedded"
         if config.guidance and not (own and len(config.guidance) == 1):

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +123,7 @@ class Prepared:
     model: "LatentModel"
     guidance: dict[str, "Guidance"]
     evaluation: dict[str, "Score"]
+    method: Callable[..., Iterator["Record"]]
     facts: dict[str, Any]
     start: "Pair | None"
 
@@ -142,11 +143,12 @@ def prepare(
     references = task.try_conditions(model, requests, own)
     first = requests[: config.batch_size]
     problem = task.make_problem(config, model, first, guidance, evaluation)
+    method = task.build_method(config, model)
     facts = task.collect_facts(config, model, problem)
     facts |= {"references": references} if references else {}
     facts["init"] = (earlier or {}).get("init") or describe_start(config)
     start = find_start(config, model, problem, first) if earlier is None else None
-    return Prepared(config, requests, model, guidance, evaluation, facts, start)
+    return Prepared(config, requests, model, guidance, evaluation, method, facts, start)
 
 
 def carry_out(
@@ -166,7 +168,7 @@ def carry_out(
         if directory.loop is not None:
             start = directory.loop["x_T"][0], directory.loop["x_T"][1]
         start = start or find_start(config, prepared.model, problem, batch)
-        records = task.make_records(config, problem, start, directory.loop)
+        records = prepared.method(problem, start, directory.loop)
         for record in follow(records, config.last_iteration, directory):
             directory.add(record)
             sinks.add(record, directory.batch)

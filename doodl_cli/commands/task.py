@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Checkpoint, Config
+from doodl_cli.config import Checkpoint, Classifier, Config, NoiseAware
 from doodl_cli.errors import UserError
 from doodl_cli.guidance import Prompt, Score
 from doodl_cli.guidance.references import find_references
 from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.models.locate import hash_file
+from doodl_cli.models.noise_aware import load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
@@ -36,6 +38,7 @@ from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
 PATHS = ("path", "file", "pretrained", "lora")
+Method = Callable[[Problem, Pair, Mapping[str, Tensor] | None], Iterator[Record]]
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
@@ -172,15 +175,22 @@ def make_settings(config: Config) -> Settings:
     )
 
 
-def make_records(
-    config: Config, problem: Problem, start: Pair, state: Mapping[str, Tensor] | None
-) -> Iterator[Record]:
-    """Return the records of a batch by the configured method, from x_T or after a `state`."""
-    name = config.method.name
-    if name == "doodl":
-        return optimize(problem, make_settings(config), start, state)
-    options = {key: value for key, value in asdict(config.method).items() if key != "name"}
-    return METHODS[name](problem, start, state, **options)
+def build_method(config: Config, model: LatentModel) -> Method:
+    """Return the configured method: (problem, x_T, state) to the records from x_T or the state on.
+
+    Raises UserError for a classifier of noisy latents that cannot be loaded.
+    """
+    method = config.method
+    if method.name == "doodl":
+        settings = make_settings(config)
+        return lambda problem, x_T, state: optimize(problem, settings, x_T, state)
+    if isinstance(method, NoiseAware):
+        chosen = config.guidance["classifier"]
+        assert isinstance(chosen, Classifier)
+        classifier = load_noise_aware(model, method.path).for_class(chosen.target, chosen.weight)
+        return partial(METHODS[method.name], strength=method.strength, classifier=classifier)
+    options = {key: value for key, value in asdict(method).items() if key != "name"}
+    return partial(METHODS[method.name], **options)
 
 
 def read_pair(files: list[Path], name: str, key: str = "run") -> tuple[Tensor, Tensor]:

@@ -69,6 +69,13 @@ class GuidedNet:
         return replace(self, context=take(self.context), added=added)
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
+        return self.halves(x, t)[0]
+
+    def halves(self, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Return the guided output and the one for the negative prompt, of one evaluation.
+
+        For cfg_scale = 1 nothing is evaluated for the negative prompt: both are the output.
+        """
         self.calls.network += len(x)
         self.calls.vjps += len(x) if x.requires_grad and torch.is_grad_enabled() else 0
         x = x.to(self.context.dtype)
@@ -82,9 +89,9 @@ class GuidedNet:
             return_dict=False,
         )[0]
         if not guided:
-            return out
+            return out, out
         negative, positive = out.chunk(2)
-        return negative + self.cfg_scale * (positive - negative)
+        return negative + self.cfg_scale * (positive - negative), negative
 
 
 @dataclass(frozen=True)

@@ -77,15 +77,22 @@ class Table:
 def fold_prediction(grid: Grid, rows: list[tuple[int, Row]]) -> tuple[Row, ...]:
     """Turn rows written for eps into rows for what the network predicts.
 
-    eps = c_x x + c_n net, so B += C c_x and C *= c_n, with (c_x, c_n) = (0, 1) for epsilon and
-    (sigma, alpha) for v prediction (Salimans and Ho 2022, arXiv 2202.00512). Each row comes with
-    the grid index its network evaluation belongs to.
+    eps = c_x x + c_n net, so B += C c_x and C *= c_n. Each row comes with the grid index its
+    network evaluation belongs to.
     """
-    if grid.prediction == "epsilon":
-        return tuple(row for _, row in rows)
-    return tuple(
-        replace(row, B=row.B + row.C * grid.sigma[i], C=row.C * grid.alpha[i]) for i, row in rows
-    )
+    folded = []
+    for i, row in rows:
+        c_x, c_n = eps_coefficients(grid, i)
+        folded.append(replace(row, B=row.B + row.C * c_x, C=row.C * c_n))
+    return tuple(folded)
+
+
+def eps_coefficients(grid: Grid, i: int) -> tuple[float, float]:
+    """Return (c_x, c_n) of eps = c_x x + c_n net at the step i.
+
+    (0, 1) for epsilon and (sigma, alpha) for v prediction (Salimans and Ho 2022, arXiv 2202.00512).
+    """
+    return (0.0, 1.0) if grid.prediction == "epsilon" else (grid.sigma[i], grid.alpha[i])
 
 
 def ddim_coefficients(grid: Grid, i: int) -> tuple[float, float]:
