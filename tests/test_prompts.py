@@ -187,7 +187,9 @@ def test_a_row_may_have_its_own_class_and_picture_beside_the_file(folder):
     assert (second.target, second.image) == (None, None)
     with pytest.raises(UserError, match=r"every row \(001 has none\)"):
         requests(*words[:2])
-    with pytest.raises(UserError, match=r"guidance.clip_image.images: missing; .* \(001 has none\)"):
+    with pytest.raises(
+        UserError, match=r"guidance.clip_image.images: missing; .* \(001 has none\)"
+    ):
         requests(words[0], "guidance=clip_image")
 
 

@@ -20,7 +20,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     centred = [x - x.mean(0) for x in (first.astype(float), second.astype(float))]
     X_1, X_2 = (x / np.sqrt(max(len(x) - 1, 1)) for x in centred)
     shift = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    R_1, R_2 = (np.linalg.qr(X, mode="r") for X in (X_1, X_2))  # X = Q R: Q changes no singular value
+    # X = Q R, and Q changes no singular value.
+    R_1, R_2 = (np.linalg.qr(X, mode="r") for X in (X_1, X_2))
     cross = np.linalg.svd(R_1 @ R_2.T, compute_uv=False).sum()
     return float(shift + (X_1**2).sum() + (X_2**2).sum() - 2 * cross)
 

@@ -19,7 +19,7 @@ class Part:
     hub: str | None = key("a data set of the Hugging Face hub, where there is no path")
     real: str | None = key("folder of real pictures of what is asked for; null: none")
     judge: str | None = key("the held-out score that decides; null: the first")
-    run: list[Any] = key("overrides of `doodl run`")
+    run: Any = key("a list of overrides of `doodl run`")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Suite:
     budget: float = key("network calls a sample", above=0)
     path: str | None = key("a file of prompts, as of `doodl run`, or .tsv")
     n_prompts: int | None = key("only the first prompts of each part; null: all", least=1)
-    run: list[Any] = key("overrides of `doodl run`")
+    run: Any = key("a list of overrides of `doodl run`")
     parts: dict[str, Part] = section()
 
 
@@ -65,7 +65,15 @@ def read_bench(values: Mapping[str, Any]) -> Bench:
         for name, part in mapping(suite.pop("parts", None), "suite.parts").items()
     }
     read = Suite(parts=parts, **read_keys(Suite, suite, "suite."))
+    if values.get("budget") is None:
+        values["budget"] = read.budget
     bench = Bench(suite=read, **read_keys(Bench, values, ""))
+    for name, words in [
+        ("suite", read.run),
+        *((f"suite.parts.{k}", p.run) for k, p in parts.items()),
+    ]:
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{name}.run={show(words)}: must be a list of overrides of `doodl run`")
     for name in bench.methods:
         if name not in METHODS:
             raise UserError(f"methods={show(name)}: must be of {', '.join(METHODS)}")

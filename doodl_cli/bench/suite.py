@@ -1,5 +1,6 @@
 """The rows of a suite: a prompt with its seed, its condition, and what can be checked."""
 
+import json
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 from doodl_cli.bench.settings import Part, Suite
 from doodl_cli.config import show
 from doodl_cli.errors import UserError
+from doodl_cli.files import read_values
 from doodl_cli.models.fetch import cache_first, explain, quiet
 from doodl_cli.requests import COLUMNS, Request, check_row, read_rows
 
+TUNED = "tuned.json"
 SEEDS_APART = 1000  # between the seeds of one row
 
 
@@ -42,7 +45,9 @@ def packaged() -> Path:
 def find_file(part: Part, suite: Suite) -> Path:
     """Return the file of a part's prompts. Raises UserError where it is neither here nor cached."""
     if part.path is None and part.hub is None:
-        raise UserError("suite.path: missing; must be a file of prompts, as of `doodl run`, or .tsv")
+        raise UserError(
+            "suite.path: missing; must be a file of prompts, as of `doodl run`, or .tsv"
+        )
     if part.path is None:
         return find_on_hub(str(part.hub), suite.name)
     return find_beside(part.path)
@@ -100,6 +105,17 @@ def read_suite(path: Path, n_prompts: int | None) -> list[Row]:
     return rows if n_prompts is None else [first[unit] for unit in units][:n_prompts]
 
 
+def read_tuned(path: Path) -> dict[str, list[str]]:
+    """Return the overrides that each method was tuned to for a suite of the package.
+
+    scripts/tune_methods.py chose them, on other prompts and at the suite's budget.
+    """
+    if path.parent != packaged():
+        return {}
+    found = read_values(packaged() / TUNED, json.loads).get(path.stem, {})
+    return {method: entry["overrides"] for method, entry in found.items()}
+
+
 def make_requests(rows: list[Row], seed: int, negative_prompt: str) -> list[Request]:
     """Return the samples of a run: every row with its own seed and `seed` thousands more.
 
@@ -110,9 +126,7 @@ def make_requests(rows: list[Row], seed: int, negative_prompt: str) -> list[Requ
             number=i,
             name=f"{i:03}",
             prompt=row.prompt,
-            negative_prompt=negative_prompt
-            if row.negative_prompt is None
-            else row.negative_prompt,
+            negative_prompt=negative_prompt if row.negative_prompt is None else row.negative_prompt,
             seed=row.seed + SEEDS_APART * seed,
             target=row.target,
             image=row.image,

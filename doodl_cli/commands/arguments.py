@@ -19,6 +19,7 @@ PATH_KEYS = (
     "run",
     "resume",
     "prompts",
+    "suite.path",
     "image",
     IMAGES,
     "guidance.classifier.path",

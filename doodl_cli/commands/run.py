@@ -151,9 +151,7 @@ def prepare(
     return Prepared(config, requests, model, guidance, evaluation, method, facts, start)
 
 
-def carry_out(
-    prepared: Prepared, directory: "RunDirectory", sinks: "Sinks"
-) -> Iterator["Record"]:
+def carry_out(prepared: Prepared, directory: "RunDirectory", sinks: "Sinks") -> Iterator["Record"]:
     """Make and save the records of every batch that is left; yield each once it is saved."""
     from doodl_cli.commands import task
     from doodl_cli.commands.progress import follow

@@ -33,7 +33,7 @@ from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import pose_problem
 from doodl_cli.requests import Request
-from doodl_cli.sampling import SAMPLERS, Grid, make_grid
+from doodl_cli.sampling import SAMPLERS, Grid, Table, make_grid
 from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
@@ -105,6 +105,16 @@ def find_grid(config: Config, model: LatentModel) -> Grid:
         raise UserError(str(error)) from error
 
 
+def make_table(config: Config, model: LatentModel) -> Table:
+    """Return the sampler's table. Raises UserError where the model's schedule forbids it."""
+    sampler = config.sampler
+    options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
+    try:
+        return SAMPLERS[sampler.name](find_grid(config, model), **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def make_problem(
     config: Config,
     model: LatentModel,
@@ -116,13 +126,10 @@ def make_problem(
 
     Raises UserError where the model's schedule or the memory mode forbids the sampler.
     """
-    sampler = config.sampler
-    options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
-    grid = find_grid(config, model)
     try:
         return pose_problem(
             model,
-            table=SAMPLERS[sampler.name](grid, **options),
+            table=make_table(config, model),
             prompts=[Prompt(r.prompt, r.target, r.image) for r in requests],
             negative_prompts=[request.negative_prompt for request in requests],
             seeds=[request.seed for request in requests],

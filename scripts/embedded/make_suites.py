@@ -33,7 +33,16 @@ SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
 N_SEEDS = 8
 FIRST_TUNING_SEED = 10_000
 COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
-TUNING_CLASSES = ("cat", "dolphin", "rose", "sunflower", "hamburger", "grapes", "motorcycle", "ship")
+TUNING_CLASSES = (
+    "cat",
+    "dolphin",
+    "rose",
+    "sunflower",
+    "hamburger",
+    "grapes",
+    "motorcycle",
+    "ship",
+)
 
 
 def on(colour: str) -> str:
