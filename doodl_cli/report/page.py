@@ -90,10 +90,15 @@ def number(value: Any) -> str:
 def embed(path: Path) -> str:
     """Return a picture as an element, "" where there is none that can be read."""
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+        return f'<img src="{encode(path)}" alt="{path.stem}">'
     except OSError:
         return ""
+
+
+def encode(path: Path) -> str:
+    """Return a picture as a data URL, pixels alone. Raises OSError where it cannot be read."""
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
     buffer = io.BytesIO()
     kind = "png"
     if max(picture.size) > SIDE:
@@ -101,7 +106,7 @@ def embed(path: Path) -> str:
         kind = "webp"
     picture.save(buffer, kind, quality=85)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{data}" alt="{path.stem}">'
+    return f"data:image/{kind};base64,{data}"
 
 
 def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:

@@ -160,7 +160,8 @@ def caption(
     """Draw a random caption for one drawing.
 
     `background` is a word of `doodl_cli.bench.checks.BACKGROUNDS`, or None to leave it unsaid. A
-    vocabulary drawing gets its neutral prompt or nothing, unless `name_vocabulary` (for the scorers, which must know it).
+    vocabulary drawing gets its neutral prompt or nothing, unless `name_vocabulary` (for the
+    scorers, which must know it).
     """
     if row["vocabulary"] is not None and not name_vocabulary:
         text = neutral(row) if rng.random() < 0.7 else ""
