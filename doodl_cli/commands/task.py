@@ -25,7 +25,8 @@ from doodl_cli.errors import UserError
 from doodl_cli.guidance.references import find_references
 from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
-from doodl_cli.models.noise_aware import load_noise_aware
+from doodl_cli.models.locate import hash_file
+from doodl_cli.models.noise_aware import find_files, load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
@@ -57,7 +58,10 @@ def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
     model, init = settle_paths(config.model), settle_paths(config.init)
     prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
-    return replace(config, device=str(device), model=model, init=init, prompts=prompts)
+    method = settle_paths(config.method)
+    return replace(
+        config, device=str(device), model=model, method=method, init=init, prompts=prompts
+    )
 
 
 def settle_guidance(config: Config) -> Config:
@@ -198,6 +202,7 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "device": config.device,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "model": {"name": model.name, "weights": dict(model.weights)},
+        "method": describe_method(config, model),
         "sampler": {
             "name": problem.table.name,
             "n_steps": config.sampler.n_steps,
@@ -207,6 +212,16 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "memory": problem.memory,
         "guidance": {name: dict(term.facts) for name, term in problem.guidance.items()},
     }
+
+
+def describe_method(config: Config, model: LatentModel) -> dict[str, Any]:
+    """Return what metadata.json says about the method: its name, and a classifier's sha256."""
+    method = config.method
+    facts: dict[str, Any] = {"name": method.name}
+    if isinstance(method, NoiseAware):
+        weights = find_files(model, method.path)[1]
+        facts |= {"path": str(weights), "sha256": hash_file(weights)}
+    return facts
 
 
 def git_revision() -> str | None:

@@ -66,23 +66,29 @@ class NoisyClassifier(nn.Module):
         return log_probability
 
 
+def find_files(model: "LatentModel", path: str | None) -> tuple[Path, Path]:
+    """Return where the settings and the weights of a model's classifier are, or should be."""
+    folder = Path(path).expanduser() if path else model.folder / FOLDER
+    return folder / FILES[0], folder / FILES[1]
+
+
 def load_noise_aware(model: "LatentModel", path: str | None) -> NoisyClassifier:
     """Load the classifier of a model's latents, frozen, in float32: `path`, or the model's own.
 
     Raises UserError for files that are missing, damaged, or of other latents.
     """
-    folder = Path(path).expanduser() if path else model.folder / FOLDER
-    given = f"method.path={folder}"
-    for file in FILES:
-        if not (folder / file).is_file():
+    files = settings, weights = find_files(model, path)
+    given = f"method.path={settings.parent}"
+    for file in files:
+        if not file.is_file():
             raise UserError(
-                f"{given}: {file} is missing; must be a classifier of noisy latents, as "
+                f"{given}: {file.name} is missing; must be a classifier of noisy latents, as "
                 "scripts/embedded/train_noise_aware.py trains it"
             )
-    check_whole(folder / FILES[1], f"{given}: {FILES[1]}")
+    check_whole(weights, f"{given}: {weights.name}")
     try:
-        classifier = NoisyClassifier(**json.loads((folder / FILES[0]).read_text("utf-8")))
-        classifier.load_state_dict(load_file(folder / FILES[1]))
+        classifier = NoisyClassifier(**json.loads(settings.read_text("utf-8")))
+        classifier.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{given}: cannot be loaded: {reason}") from error
