@@ -324,13 +324,18 @@ class Config:
         return self.seed if isinstance(self.seed, list) else [self.seed]
 
     @property
+    def guides_on_the_way(self) -> bool:
+        """Whether the picture is guided between x_T and x_0, and x_T alone does not make it."""
+        return self.method.name in GUIDED
+
+    @property
     def last_iteration(self) -> int:
         """The iteration of the last record of a sample; the first, the plain picture, is 0."""
         if self.method.name == "doodl":
             return self.optimizer.n_iters
         if isinstance(self.method, BestOfN):
             return self.method.n - 1
-        return int(self.method.name in GUIDED)
+        return int(self.guides_on_the_way)
 
     @property
     def held_out(self) -> list[str]:
@@ -454,8 +459,8 @@ def check_method(config: Config) -> None:
         own = isinstance(chosen, Classifier) and chosen.source == "embedded"
         if config.guidance and not (own and len(config.guidance) == 1):
             raise UserError(
-                f"guidance={show(list(config.guidance))}: method=noise_aware is a classifier of "
-                "noisy latents; must be classifier, with source=embedded"
+                f"guidance=[{','.join(config.guidance)}]: method=noise_aware is guided by a "
+                "classifier of noisy latents; must be classifier, with source=embedded"
             )
 
 

@@ -31,7 +31,8 @@ def pose_problem(
     net = model.net(list(prompts), list(negative_prompts), cfg_scale)
     micro_batch = 1 if model.device.type == "cpu" else 0
     n_together = micro_batch or len(prompts)
-    bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
+    asked = guidance and memory == "auto"  # what it costs to find out
+    bytes_per_call = n_together * model.bytes_per_call if asked else math.inf
     return Problem(
         table=table,
         net=net,

@@ -46,7 +46,8 @@ class Page:
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=path.absolute().as_uri())
         self.ask("document.readyState === 'complete' || new Promise(r => onload = () => r(true))")
-        self.ask("Promise.all([...document.images].filter(x => x.src).map(x => x.decode())).then(() => 0)")
+        shown = "[...document.images].filter(image => image.src)"
+        self.ask(f"Promise.all({shown}.map(image => image.decode())).then(() => 0)")
 
     def ask(self, expression):
         """Return the value of a JavaScript expression."""

@@ -15,6 +15,7 @@ TEXT_KEYS = (
 PATH_KEYS = (
     "output_dir",
     "model.path",
+    "method.path",
     "init.path",
     "run",
     "resume",

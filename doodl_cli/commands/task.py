@@ -23,11 +23,12 @@ import doodl_cli
 from doodl_cli.config import Checkpoint, Classifier, Config, NoiseAware
 from doodl_cli.errors import UserError
 from doodl_cli.guidance import Prompt, Score
+from doodl_cli.guidance.classifier import find_targets
 from doodl_cli.guidance.references import find_references
 from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.models.locate import hash_file
-from doodl_cli.models.noise_aware import load_noise_aware
+from doodl_cli.models.noise_aware import find_files, load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
@@ -59,7 +60,10 @@ def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
     model, init = settle_paths(config.model), settle_paths(config.init)
     prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
-    return replace(config, device=str(device), model=model, init=init, prompts=prompts)
+    method = settle_paths(config.method)
+    return replace(
+        config, device=str(device), model=model, method=method, init=init, prompts=prompts
+    )
 
 
 def settle_guidance(config: Config) -> Config:
@@ -194,7 +198,11 @@ def build_method(config: Config, model: LatentModel) -> Method:
     if isinstance(method, NoiseAware):
         chosen = config.guidance["classifier"]
         assert isinstance(chosen, Classifier)
-        classifier = load_noise_aware(model, method.path).for_class(chosen.target, chosen.weight)
+        network = load_noise_aware(model, method.path)
+        find = partial(find_targets, network.labels, len(network.labels), chosen.target)
+        if chosen.target is not None:
+            find([""])  # says so at once where there is no such class
+        classifier = network.for_classes(find, chosen.weight)
         return partial(METHODS[method.name], strength=method.strength, classifier=classifier)
     options = {key: value for key, value in asdict(method).items() if key != "name"}
     return partial(METHODS[method.name], **options)
@@ -224,6 +232,7 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "device": config.device,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "model": {"name": model.name, "weights": dict(model.weights)},
+        "method": describe_method(config, model),
         "sampler": {
             "name": problem.table.name,
             "n_steps": config.sampler.n_steps,
@@ -233,6 +242,16 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "memory": problem.memory,
         "guidance": {name: dict(term.facts) for name, term in problem.guidance.items()},
     }
+
+
+def describe_method(config: Config, model: LatentModel) -> dict[str, Any]:
+    """Return what metadata.json says about the method: its name, and a classifier's sha256."""
+    method = config.method
+    facts: dict[str, Any] = {"name": method.name}
+    if isinstance(method, NoiseAware):
+        weights = find_files(model, method.path)[1]
+        facts |= {"path": str(weights), "sha256": hash_file(weights)}
+    return facts
 
 
 def git_revision() -> str | None:

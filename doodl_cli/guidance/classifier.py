@@ -18,6 +18,8 @@ from doodl_cli.models.classifier import find_class, load_classifier
 if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
+KEY = "guidance.classifier.target"
+
 
 def build_classifier(settings: Classifier, model: "LatentModel") -> Guidance:
     if settings.source == "embedded":
@@ -43,20 +45,28 @@ def build_classifier(settings: Classifier, model: "LatentModel") -> Guidance:
 
 def find_target(classifier: ImageClassifier, target: str | int) -> int:
     """Return the number of the class that the user names. Raises UserError."""
-    return find_class(classifier.labels, classifier.n_classes, target, "guidance.classifier.target")
+    return find_class(classifier.labels, classifier.n_classes, target, KEY)
+
+
+def find_targets(
+    labels: list[str], n_classes: int, target: str | int | None, prompts: Sequence[str]
+) -> list[int]:
+    """Return the number of each prompt's own class, or else of `target`. Raises UserError."""
+    numbers = []
+    for prompt in prompts:
+        own = getattr(prompt, "target", None)
+        given = target if own is None else own
+        assert given is not None  # checked with the rows
+        numbers.append(find_class(labels, n_classes, given, KEY))
+    return numbers
 
 
 def log_probability(classifier: ImageClassifier, target: str | int | None) -> Score:
     """Return the score log p(class | picture) of each prompt's own class, or else of `target`."""
 
-    def find(prompt: str) -> int:
-        own = getattr(prompt, "target", None)
-        given = target if own is None else own
-        assert given is not None  # checked with the rows
-        return find_target(classifier, given)
-
     def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        numbers = torch.tensor([find(prompt) for prompt in prompts], device=images.device)
+        found = find_targets(classifier.labels, classifier.n_classes, target, prompts)
+        numbers = torch.tensor(found, device=images.device)
         return classifier.log_probabilities(images).gather(1, numbers[:, None])[:, 0]
 
     return score

@@ -17,7 +17,7 @@ from doodl_cli.methods.guided import find_level, move, plain_and_guided, walk
 from doodl_cli.optimize import Problem, Record
 from doodl_cli.sampling.solve import Pair
 
-Classifier = Callable[[Tensor, int], Tensor]
+Classifier = Callable[[Tensor, int, Sequence[str]], Tensor]
 
 
 def noise_aware(
@@ -30,8 +30,8 @@ def noise_aware(
 ) -> Iterator[Record]:
     """Yield the records of the plain and the guided picture of x_T, a pair of (b, c, h, w).
 
-    `classifier` takes x_t (b, c, h, w) and the timestep t and returns log p(y | x_t, t) (b,) of the
-    class y that is asked for.
+    `classifier` takes x_t (b, c, h, w), the timestep t and the prompts and returns log p(y | x_t, t)
+    (b,) of the class y that each asks for.
     """
     predict = partial(predict_for_class, strength=strength, classifier=classifier)
     return plain_and_guided(problem, x_T, partial(walk, predict=predict))
@@ -49,5 +49,5 @@ def predict_for_class(
     level, t = find_level(problem.table, k), problem.table.rows[k].t
     with torch.enable_grad():
         x = pair[1].detach().requires_grad_()
-        (slope,) = torch.autograd.grad(classifier(x, t).sum(), x)
+        (slope,) = torch.autograd.grad(classifier(x, t, problem.prompts).sum(), x)
     return move(problem.net(pair[1], t).to(x.dtype), level, -strength * level.sigma * slope)

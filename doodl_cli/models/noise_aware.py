@@ -5,7 +5,7 @@ section 4.1), of diffusers' blocks. `scripts/embedded/train_noise_aware.py` trai
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from doodl_cli.errors import UserError
-from doodl_cli.models.classifier import find_class
 from doodl_cli.models.locate import check_whole
 
 if TYPE_CHECKING:
@@ -52,18 +51,26 @@ class NoisyClassifier(nn.Module):
             x = block(nn.functional.avg_pool2d(x, 2) if k else x, time)
         return self.head(nn.functional.silu(self.norm(x)).mean((2, 3)))
 
-    def for_class(self, target: str | int, weight: float) -> Callable[[Tensor, int], Tensor]:
-        """Return (x_t, t) -> weight log p(target | x_t, t), one value a sample (b,).
+    def for_classes(
+        self, find: Callable[[Sequence[str]], list[int]], weight: float
+    ) -> Callable[[Tensor, int, Sequence[str]], Tensor]:
+        """Return (x_t, t, prompts) -> weight log p(class | x_t, t), one value a sample (b,).
 
-        Raises UserError for a class that there is not.
+        `find` gives the number of each prompt's class.
         """
-        number = find_class(self.labels, len(self.labels), target, "guidance.classifier.target")
 
-        def log_probability(x: Tensor, t: int) -> Tensor:
+        def log_probability(x: Tensor, t: int, prompts: Sequence[str]) -> Tensor:
             logits = self(x.float(), torch.full((len(x),), t, device=x.device))
-            return weight * logits.log_softmax(1)[:, number]
+            numbers = torch.tensor(find(prompts), device=x.device)
+            return weight * logits.log_softmax(1).gather(1, numbers[:, None])[:, 0]
 
         return log_probability
+
+
+def find_files(model: "LatentModel", path: str | None) -> tuple[Path, Path]:
+    """Return where the settings and the weights of a model's classifier are, or should be."""
+    folder = Path(path).expanduser() if path else model.folder / FOLDER
+    return folder / FILES[0], folder / FILES[1]
 
 
 def load_noise_aware(model: "LatentModel", path: str | None) -> NoisyClassifier:
@@ -71,18 +78,18 @@ def load_noise_aware(model: "LatentModel", path: str | None) -> NoisyClassifier:
 
     Raises UserError for files that are missing, damaged, or of other latents.
     """
-    folder = Path(path).expanduser() if path else model.folder / FOLDER
-    given = f"method.path={folder}"
-    for file in FILES:
-        if not (folder / file).is_file():
+    files = settings, weights = find_files(model, path)
+    given = f"method.path={settings.parent}"
+    for file in files:
+        if not file.is_file():
             raise UserError(
-                f"{given}: {file} is missing; must be a classifier of noisy latents, as "
+                f"{given}: {file.name} is missing; must be a classifier of noisy latents, as "
                 "scripts/embedded/train_noise_aware.py trains it"
             )
-    check_whole(folder / FILES[1], f"{given}: {FILES[1]}")
+    check_whole(weights, f"{given}: {weights.name}")
     try:
-        classifier = NoisyClassifier(**json.loads((folder / FILES[0]).read_text("utf-8")))
-        classifier.load_state_dict(load_file(folder / FILES[1]))
+        classifier = NoisyClassifier(**json.loads(settings.read_text("utf-8")))
+        classifier.load_state_dict(load_file(weights))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{given}: cannot be loaded: {reason}") from error

@@ -237,12 +237,13 @@ def finish(problem: Problem, x_0: Pair) -> Tensor:
 
 
 @torch.no_grad()
-def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
+def render(problem: Problem, pair: Pair, finished: bool = False) -> Tensor:
+    """Return the 8-bit pictures (b, 3, h, w), on the CPU, of a pair at x_T; x_0 if `finished`."""
     u, v = pair[0].to(problem.device), pair[1].to(problem.device)
-    pictures = [
-        finish(part, solve(part.table, part.net, (u[k], v[k]))) for k, part in problem.parts()
-    ]
+    pictures = []
+    for k, part in problem.parts():
+        x_0 = (u[k], v[k]) if finished else solve(part.table, part.net, (u[k], v[k]))
+        pictures.append(finish(part, x_0))
     return torch.cat(pictures).cpu()
 
 
