@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from doodl_cli.bench.checks import explain_unknown
 from doodl_cli.bench.settings import Part, Suite
 from doodl_cli.config import show
 from doodl_cli.errors import UserError
@@ -95,6 +96,8 @@ def read_suite(path: Path, n_prompts: int | None) -> list[Row]:
         wanted = row.get("check") or {}
         if not isinstance(wanted, dict):
             return f"check={show(wanted)}: must be an object"
+        if problem := explain_unknown(wanted):
+            return problem
         checked.pop("id", None)
         return {**checked, "kind": row.get("kind"), "check": wanted}
 

@@ -1,5 +1,6 @@
 """`doodl bench`: methods on suites of prompts at equal cost, and what to conclude from it."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from doodl_cli.bench.runs import SETTINGS, Part, Run
 from doodl_cli.bench.settings import Bench, is_own, read_bench
 from doodl_cli.bench.suite import find_beside, find_file, make_requests, read_suite, read_tuned
 from doodl_cli.commands.application import composer, explained, resolve
-from doodl_cli.commands.arguments import parse_arguments, quote
+from doodl_cli.commands.arguments import PATH_KEYS, parse_arguments, quote
 from doodl_cli.commands.destination import check_free, locked
 from doodl_cli.commands.help import choices
 from doodl_cli.commands.resume import open_run
@@ -109,8 +110,9 @@ class Plan:
 def make_plan(words: list[str]) -> Plan:
     """Check a command line as a whole. Raises UserError; loads and writes nothing."""
     flags, _ = parse_arguments("bench", words)
-    own = [w for w in flags.overrides if is_own(w.lstrip("+~").partition("=")[0])]
-    others = [w for w in flags.overrides if w not in own]
+    given = [settle_path(word) for word in flags.overrides]
+    own = [word for word in given if is_own(word.lstrip("+~").partition("=")[0])]
+    others = [word for word in given if word not in own]
     with explained("bench", flags.overrides), composer(flags.config_dir) as compose:
         values = resolve(compose("bench", [quote(word) for word in own]))
         if values.get("resume") is not None:
@@ -118,6 +120,14 @@ def make_plan(words: list[str]) -> Plan:
         if values.get("suite") is None:
             raise UserError(f"suite: missing; must be one of {', '.join(choices('suite'))}")
         return plan_parts(read_bench(values), others, compose)
+
+
+def settle_path(word: str) -> str:
+    """Return a word whose path, if it is one that exists, is absolute: a bench goes on anywhere."""
+    name, _, value = word.partition("=")
+    path = os.path.expanduser(value)
+    exists = name.lstrip("+") in PATH_KEYS and value and os.path.exists(path)
+    return f"{name}={os.path.abspath(path)}" if exists else word
 
 
 def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
@@ -218,8 +228,9 @@ def begin(plan: Plan) -> Path:
         return path
     saved = read_values(settings, yaml.safe_load)
     if saved.get("run") != plan.settings["run"]:
+        words = show(" ".join(saved.get("run") or []))
         raise UserError(
-            f"output_dir={path}: holds a bench of other settings: {show(saved.get('run'))}"
+            f"output_dir={path}: holds a bench with other settings of its runs: {words}"
         )
     before, now = flatten(saved.get("bench", {})), flatten(plan.settings["bench"])
     for name in now:

@@ -30,8 +30,8 @@ def noise_aware(
 ) -> Iterator[Record]:
     """Yield the records of the plain and the guided picture of x_T, a pair of (b, c, h, w).
 
-    `classifier` takes x_t (b, c, h, w), the timestep t and the prompts and returns log p(y | x_t, t)
-    (b,) of the class y that each asks for.
+    `classifier` takes x_t (b, c, h, w), the timestep t and the prompts and returns
+    log p(y | x_t, t) (b,) of the class y that each asks for.
     """
     predict = partial(predict_for_class, strength=strength, classifier=classifier)
     return plain_and_guided(problem, x_T, partial(walk, predict=predict))
