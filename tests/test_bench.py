@@ -57,7 +57,7 @@ def read_results(folder):
 
 
 def read_price():
-    return Price(lambda n_steps: n_steps, 2.4)
+    return Price(lambda n_steps: n_steps, 2.0)
 
 
 def compose(*words):
@@ -83,7 +83,7 @@ def test_every_method_spends_the_budget_as_predicted_and_no_more(whole):
         assert float(line["calls"]) == pytest.approx(predicted)
         assert predicted <= 12
         cost = read_metadata(run)["cost"]
-        assert float(line["calls"]) == count(cost["network_calls"] / 2, cost["vjps"] / 2, 2.4)
+        assert float(line["calls"]) == count(cost["network_calls"] / 2, cost["vjps"] / 2, 2.0)
 
 
 @pytest.mark.parametrize("memory", ["full", "reversible"])

@@ -42,7 +42,7 @@ doodl bench tally FILE...               what the answers say: win rates, agreeme
   budget=N             network calls a sample; null: the suite's own
   seeds=[0]            each adds its thousands to the seeds of the prompts
   suite.n_prompts=N    only the first prompts of each part
-  vjp_cost=2.4         what a call with its gradient costs, in calls
+  vjp_cost=2           what a call with its gradient costs, in calls
   shard=i/n            of all samples each n-th, from the i-th (0 to n-1) on, in one output_dir
   output_dir=DIR       new, empty, or this bench's
 

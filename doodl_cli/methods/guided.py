@@ -75,9 +75,9 @@ def take_row(
 ) -> Pair:
     """Return the pair after row k."""
 
-    def net(v: Tensor, t: int) -> Tensor:
+    def net(x: Tensor, t: int) -> Tensor:
         if problem.table.grid.alpha[find_step(problem.table, k)] == 0.0:
-            return problem.net(v, t)
+            return problem.net(x, t)
         return predict(problem, k, pair, generators)
 
     return solve(replace(problem.table, rows=problem.table.rows[k : k + 1]), net, pair)
