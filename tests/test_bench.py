@@ -181,6 +181,7 @@ def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole
         (["suite=smoke", "methods=[dodl]"], "methods=dodl: must be of doodl, none"),
         (["suite=smoke", "methods=[doodl,doodl]"], "methods=['doodl', 'doodl']: one is given"),
         (["suite=smoke", "methods=doodl"], "methods=doodl: must be a list of"),
+        (["suite=complex", "methods=[noise_aware]"], "needs a suite with guidance=classifier"),
         (["suite=smoke", "budget=0"], "budget=0: must be a number above 0"),
         (["suite=smoke", "budget=3"], "budget=3: method="),
         (["suite=smoke", "seeds=[-1]"], "seeds=[-1]: must be a list of whole numbers"),

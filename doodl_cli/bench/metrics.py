@@ -17,13 +17,18 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     Source: Heusel et al. 2017, arXiv 1706.08500, equation 6, there with Inception's embeddings.
     """
-    centred = [x - x.mean(0) for x in (first.astype(float), second.astype(float))]
-    X_1, X_2 = (x / np.sqrt(max(len(x) - 1, 1)) for x in centred)
+    X_1, X_2 = centre(first), centre(second)
     shift = ((first.mean(0) - second.mean(0)) ** 2).sum()
     # X = Q R, and Q changes no singular value.
-    R_1, R_2 = (np.linalg.qr(X, mode="r") for X in (X_1, X_2))
-    cross = np.linalg.svd(R_1 @ R_2.T, compute_uv=False).sum()
+    R_1, R_2 = np.linalg.qr(X_1)[1], np.linalg.qr(X_2)[1]
+    cross = np.linalg.norm(R_1 @ R_2.T, "nuc")
     return float(shift + (X_1**2).sum() + (X_2**2).sum() - 2 * cross)
+
+
+def centre(x: np.ndarray) -> np.ndarray:
+    """Return embeddings (n, d) as X, whose X^T X is their covariance."""
+    x = x.astype(float)
+    return (x - x.mean(0)) / np.sqrt(max(len(x) - 1, 1))
 
 
 def mean_distance(embeddings: Sequence[np.ndarray]) -> float:

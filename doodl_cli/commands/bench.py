@@ -93,18 +93,26 @@ def bench(words: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """A bench as it was asked for: its own settings, the words of its runs, and the parts."""
+    """A bench as it was asked for: its own settings, the words of its runs, and the parts.
+
+    `tuned`: by part and method, the overrides that the package's suites were tuned to.
+    """
 
     bench: Bench
     words: list[str]
     parts: list[Part]
+    tuned: dict[str, dict[str, list[str]]]
     configs: dict[tuple[str, str], Config]  # by part and method, without the budget's setting
 
     @property
     def settings(self) -> dict[str, Any]:
         """What two benches of one folder have in common."""
         own = {"shard": None, "resume": None, "output_dir": None}
-        return {"bench": {**self.bench.to_dict(), **own}, "run": self.words}
+        return {
+            "bench": {**self.bench.to_dict(), **own},
+            "run": self.words,
+            "tuned": self.tuned,
+        }
 
 
 def make_plan(words: list[str]) -> Plan:
@@ -148,13 +156,14 @@ def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
 
 def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     """Read the prompts and check the settings of every run. Raises UserError."""
-    parts, configs = [], {}
+    parts, tuned, configs = [], {}, {}
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
-        tuned = read_tuned(path)
+        tuned[name] = read_tuned(path)
+        config = None
         for method in bench.methods:
-            chosen = [f"method={method}", *tuned.get(method, [])]
+            chosen = [f"method={method}", *tuned[name].get(method, [])]
             given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
             values = resolve(compose("run", [quote(word) for word in given]))
             if method == "noise_aware" and [*values["guidance"]] != ["classifier"]:
@@ -164,6 +173,8 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
             if not config.guidance:
                 raise UserError(f"guidance: missing; suite={bench.suite.name} has none of its own")
             configs[name, method] = config
+        if config is None:
+            continue
         check_conditions(config, make_requests(rows, 0, config.negative_prompt))
         judge = part.judge or next(iter(config.held_out), "a score")
         if judge not in config.held_out:
@@ -172,7 +183,9 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
             )
         real = find_beside(part.real) if part.real else None
         parts.append(Part(name, rows, next(iter(config.guidance)), judge, real))
-    return Plan(bench, words, parts, configs)
+    if not parts:
+        raise UserError("methods=['noise_aware']: needs a suite with guidance=classifier")
+    return Plan(bench, words, parts, tuned, configs)
 
 
 def last_of_each(words: list[str]) -> list[str]:
@@ -232,7 +245,8 @@ def begin(plan: Plan) -> Path:
         raise UserError(
             f"output_dir={path}: holds a bench with other settings of its runs: {words}"
         )
-    before, now = flatten(saved.get("bench", {})), flatten(plan.settings["bench"])
+    now = flatten({**plan.settings["bench"], "tuned": plan.tuned})
+    before = flatten({**saved.get("bench", {}), "tuned": saved.get("tuned", {})})
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(
