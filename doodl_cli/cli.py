@@ -18,6 +18,7 @@ VERBS = {
     "run": "optimise the starting noise so that the finished picture scores better",
     "sample": "render a prompt, or a run's saved noise, without optimising",
     "models": "list the configured models and whether their weights are here",
+    "bench": "compare methods on suites of prompts at equal cost",
     "report": "put runs side by side: report.html and results.csv",
     "invert": "find the noise that renders a picture of yours",
 }

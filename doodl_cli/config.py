@@ -73,6 +73,38 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Method:
+    name: str = key("how the picture is guided")
+
+
+@dataclass(frozen=True)
+class BestOfN(Method):
+    n: int = key("noises to choose from, the sample's own among them", least=1, most=100_000)
+
+
+@dataclass(frozen=True)
+class FullChain(Method):
+    strength: float = key("factor of the gradient that moves each prediction", least=0)
+
+
+@dataclass(frozen=True)
+class OneStep(FullChain):
+    blend: bool = key("score sigma x_0 + (1 - sigma) x_t of the unconditional prediction")
+
+
+@dataclass(frozen=True)
+class Universal(FullChain):
+    n_backward: int = key("gradient steps on each estimate of x_0", least=0, most=10_000)
+    backward_lr: float = key("size of these steps", above=0)
+    n_recurrences: int = key("times that each step is taken; 1, or sampler=ddim", least=1, most=99)
+
+
+@dataclass(frozen=True)
+class NoiseAware(FullChain):
+    path: str | None = key("folder of the classifier of noisy latents; null: the model's own")
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str = key("the update rule")
     n_iters: int = key("updates of x_T", least=1, most=10_000)
@@ -141,12 +173,14 @@ class ClipText(Clips):
 
 @dataclass(frozen=True)
 class ClipImage(Clips):
-    images: str | list[str] = key("a path of a reference picture, a pattern, or a list: [a,b]")
+    images: str | list[str] | None = key(
+        "a path of a reference picture, a pattern, or a list: [a,b]; null: each row's own"
+    )
 
 
 @dataclass(frozen=True)
 class Classifier(GuidanceSettings):
-    target: str | int = key("the class to show, by name or number")
+    target: str | int | None = key("the class to show, by name or number; null: each row's own")
     source: str = key("what `name` and `path` mean", choices=("embedded", "transformers", "timm"))
     name: str | None = key("a model of timm, or of the Hugging Face hub")
     path: str | None = key("a folder or file of weights")
@@ -223,6 +257,16 @@ MODELS = {
     "sdxl_turbo": Checkpoint,
 }
 SAMPLERS = {"bdia": Bdia, "edict": Edict, "obelm": Sampler, "ddim": Sampler}
+METHODS = {
+    "doodl": Method,
+    "none": Method,
+    "best_of_n": BestOfN,
+    "one_step": OneStep,
+    "full_chain": FullChain,
+    "universal": Universal,
+    "noise_aware": NoiseAware,
+}
+GUIDED = ("one_step", "full_chain", "universal", "noise_aware")  # on the way from x_T to x_0
 OPTIMIZERS = {"doodl": Optimizer, "adam": Optimizer, "nesterov": Optimizer}
 GUIDANCES = {
     "aesthetic": Aesthetic,
@@ -245,7 +289,8 @@ MEMORIES = dict.fromkeys(("auto", "checkpoint", "full", "reversible"), Memory)
 SINKS = ("tensorboard", "wandb")
 DTYPES = ("float16", "bfloat16", "tf32", "float32", "float64")
 GROUPS = (
-    "model", "sampler", "optimizer", "memory", "guidance", "evaluate", "init", "experiment",
+    "model", "method", "sampler", "optimizer", "memory", "guidance", "evaluate", "init",
+    "experiment",
 )  # fmt: skip
 AUTO_BATCH = 32
 OF_VERB = {
@@ -275,6 +320,7 @@ class Config:
         "tensorboard, wandb or a list of them, to write to as well; null: none"
     )
     model: Model = section()
+    method: Method = section()
     sampler: Sampler = section()
     optimizer: Optimizer = section()
     memory: Memory = section()
@@ -293,6 +339,20 @@ class Config:
     def n_together(self) -> int:
         """How many samples make a batch; `auto` takes many, of which as many as fit go together."""
         return AUTO_BATCH if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def guides_on_the_way(self) -> bool:
+        """Whether the picture is guided between x_T and x_0, and x_T alone does not make it."""
+        return self.method.name in GUIDED
+
+    @property
+    def last_iteration(self) -> int:
+        """The iteration of the last record of a sample; the first, the plain picture, is 0."""
+        if self.method.name == "doodl":
+            return self.optimizer.n_iters
+        if isinstance(self.method, BestOfN):
+            return self.method.n - 1
+        return int(self.guides_on_the_way)
 
     @property
     def held_out(self) -> list[str]:
@@ -317,6 +377,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """
     values = dict(values)
     model = read_choice(MODELS, values.pop("model", None), "model")
+    method = read_choice(METHODS, values.pop("method", None), "method")
     sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")
     optimizer = read_choice(OPTIMIZERS, values.pop("optimizer", None), "optimizer")
     memory = read_choice(MEMORIES, values.pop("memory", None), "memory")
@@ -331,6 +392,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     init = read_choice(INITS, values.pop("init", None), "init")
     config = Config(
         model=model,
+        method=method,
         sampler=sampler,
         optimizer=optimizer,
         memory=memory,
@@ -356,6 +418,7 @@ def check(config: Config) -> None:
         )
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise UserError(f"device={show(config.device)}: must be auto, cpu, cuda, cuda:N or mps")
+    check_method(config)
     check_model(config)
     size = config.batch_size
     if size != "auto" and not (is_whole(size) and 1 <= size <= 10_000):
@@ -393,6 +456,36 @@ def check(config: Config) -> None:
     for name, text in (("prompt", config.prompt), ("negative_prompt", config.negative_prompt)):
         if text and any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{name}={text!r}: must be valid UTF-8")
+
+
+def check_method(config: Config) -> None:
+    """Check that a method goes with what it is asked to guide."""
+    method, sampler = config.method, config.sampler.name
+    if isinstance(method, BestOfN) and config.init.name != "noise":
+        raise UserError(f"init={config.init.name}: method=best_of_n draws noise; must be noise")
+    if isinstance(method, OneStep) and method.blend and config.cfg_scale == 1:
+        raise UserError(
+            "method.blend=true: with cfg_scale=1 there is no unconditional prediction; must be "
+            "false, or another cfg_scale"
+        )
+    if isinstance(method, Universal) and method.n_recurrences > 1 and sampler != "ddim":
+        raise UserError(
+            f"method.n_recurrences={method.n_recurrences}: sampler={sampler} steps from two "
+            "states, of which one cannot be made noisy again; must be 1, or sampler=ddim"
+        )
+    if isinstance(method, NoiseAware):
+        if isinstance(config.model, Checkpoint):
+            raise UserError(
+                f"method=noise_aware: model={config.model.name} has no classifier of noisy "
+                "latents; must be model=emoji"
+            )
+        chosen = config.guidance.get("classifier")
+        own = isinstance(chosen, Classifier) and chosen.source == "embedded"
+        if config.guidance and not (own and len(config.guidance) == 1):
+            raise UserError(
+                f"guidance=[{','.join(config.guidance)}]: method=noise_aware is guided by a "
+                "classifier of noisy latents; must be classifier, with source=embedded"
+            )
 
 
 def check_model(config: Config) -> None:
@@ -531,6 +624,7 @@ def all_keys() -> Iterator[tuple[str, Any, Allowed, str]]:
     sections: list[tuple[str, type, str]] = [("", Config, "")]
     sections += [("model.", cls, f"model={name}") for name, cls in MODELS.items()]
     sections += [("sampler.", cls, f"sampler={name}") for name, cls in SAMPLERS.items()]
+    sections += [("method.", cls, f"method={name}") for name, cls in METHODS.items()]
     sections += [("optimizer.", cls, f"optimizer={name}") for name, cls in OPTIMIZERS.items()]
     sections += [("memory.", cls, f"memory={name}") for name, cls in MEMORIES.items()]
     sections += [(f"guidance.{name}.", cls, f"guidance={name}") for name, cls in GUIDANCES.items()]

@@ -32,7 +32,8 @@ def pose_problem(
     """
     one_by_one = model.device.type == "cpu"
     n_together = 1 if one_by_one else len(prompts)
-    bytes_per_call = n_together * model.bytes_per_call if guidance else math.inf
+    asked = guidance and memory == "auto"  # what it costs to find out
+    bytes_per_call = n_together * model.bytes_per_call if asked else math.inf
     memory = choose_memory(table, memory, bytes_per_call)
     captured = bool(guidance) and memory != "full"  # whose graph holds many evaluations at once
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)

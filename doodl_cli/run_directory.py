@@ -50,13 +50,17 @@ FAST = 3  # of zlib: a large picture takes half the time and a quarter more room
 
 @dataclass
 class Iterate:
-    """One sample at one iteration: its picture (3, h, w) in uint8, its pair (2, c, h, w)."""
+    """One sample at one iteration: its picture (3, h, w) in uint8, its pair (2, c, h, w) at x_T.
+
+    `x_0`: the pair that the picture was decoded from, where x_T alone does not make it.
+    """
 
     iteration: int
     image: Tensor
     pair: Tensor | None = None
     guidance: dict[str, float] = field(default_factory=dict)
     evaluate: dict[str, float] = field(default_factory=dict)
+    x_0: Tensor | None = None
 
 
 @dataclass
@@ -287,6 +291,7 @@ class RunDirectory:
             torch.stack([record.pair[0][i], record.pair[1][i]]).cpu(),
             {name: values[i] for name, values in record.guidance.items()},
             {name: values[i] for name, values in record.evaluate.items()},
+            torch.stack([record.x_0[0][i], record.x_0[1][i]]) if record.x_0 else None,
         )
         if not record.active[i]:
             sample.stopped = f"the loss is NaN at iteration {record.iteration}"
@@ -365,11 +370,13 @@ class RunDirectory:
 
     def write_latents(self) -> None:
         for sample in self.samples:
-            pairs = {
-                f"x_T_{name}": iterate.pair.clone()  # safetensors refuses one tensor twice
-                for name, iterate in sample.iterates.items()
-                if iterate.pair is not None
-            }
+            pairs = {}
+            for name, iterate in sample.iterates.items():
+                kind, pair = "x_T", iterate.pair
+                if name != "initial" and iterate.x_0 is not None:
+                    kind, pair = "x_0", iterate.x_0
+                if pair is not None:
+                    pairs[f"{kind}_{name}"] = pair.clone()  # safetensors refuses one tensor twice
             if pairs:
                 self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 

@@ -102,7 +102,7 @@ class Sinks:
 def open_sinks(config: Config, batch: int, n_records: int) -> Iterator[Sinks]:
     """Open what a configuration names, to go on after `n_records` records of a batch."""
     with ExitStack() as stack:
-        n_iters = config.optimizer.n_iters
+        n_iters = config.last_iteration
         first_step = batch * (n_iters + 1) + n_records
         yield Sinks([OPENED[name](stack, config, first_step) for name in config.sinks], n_iters)
 

@@ -46,7 +46,8 @@ class Page:
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=path.absolute().as_uri())
         self.ask("document.readyState === 'complete' || new Promise(r => onload = () => r(true))")
-        self.ask("Promise.all([...document.images].map(image => image.decode())).then(() => 0)")
+        shown = "[...document.images].filter(image => image.src)"
+        self.ask(f"Promise.all({shown}.map(image => image.decode())).then(() => 0)")
 
     def ask(self, expression):
         """Return the value of a JavaScript expression."""
@@ -57,6 +58,14 @@ class Page:
 
     def type(self, text):
         self.call("Input.insertText", text=text)
+
+    def press(self, key):
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def save_downloads_to(self, folder):
+        options = {"behavior": "allow", "downloadPath": str(folder)}
+        self.call("Browser.setDownloadBehavior", **options)
 
     def click(self, selector):
         """Click in the middle of an element, as a mouse does."""

@@ -31,17 +31,17 @@ def make_smooth_net(seed: int = 0, size: int = 16, dtype=torch.float64):
     return net
 
 
-def gaussian_net(schedule: Schedule, std: float):
-    """Return the exact prediction where x_0 ~ N(0, std^2): linear in x.
+def gaussian_net(schedule: Schedule, std: float, mean: float | Tensor = 0.0):
+    """Return the exact prediction where x_0 ~ N(mean, std^2): affine in x.
 
-    eps = sigma x / (alpha^2 std^2 + sigma^2), and v = alpha eps - sigma x_0 with
+    eps = sigma (x - alpha mean) / (alpha^2 std^2 + sigma^2), and v = alpha eps - sigma x_0 with
     x_0 = (x - sigma eps) / alpha.
     """
 
     def net(x: Tensor, t: int) -> Tensor:
         alpha_bar = schedule.alpha_bar[t]
         alpha, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-        eps = sigma * x / (alpha_bar * std**2 + 1 - alpha_bar)
+        eps = sigma * (x - alpha * mean) / (alpha_bar * std**2 + 1 - alpha_bar)
         if schedule.prediction == "epsilon":
             return eps
         return alpha * eps - sigma * (x - sigma * eps) / alpha

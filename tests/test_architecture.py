@@ -16,7 +16,7 @@ def imported_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["sampling", "gradient", "guidance", "optimize"])
+@pytest.mark.parametrize("package", ["sampling", "gradient", "guidance", "optimize", "methods"])
 def test_the_core_imports_torch_alone(package):
     found = imported_by(f"doodl_cli.{package}")
     assert "torch" in found

@@ -175,3 +175,44 @@ def test_a_sample_is_the_same_in_any_batch_order_and_shard(folder, capsys):
     lines = [json.loads(line) for line in Path("a/history.jsonl").read_text().splitlines()]
     assert [line["sample"] for line in lines] == [0, 1] * 3 + [2] * 3
     assert "batch 2/2  iteration 2/2" in Path("a/doodl.log").read_text()
+
+
+def test_a_row_may_have_its_own_class_and_picture_beside_the_file(folder):
+    (folder / "in").mkdir()
+    write("in/a.png", b"")
+    write("in/p.jsonl", '{"prompt": "x", "target": "cat", "image": "a.png"}\n{"prompt": "y"}\n')
+    words = ["prompts=in/p.jsonl", "guidance=classifier", "guidance.classifier.target=3"]
+    first, second = requests(*words)
+    assert (first.target, first.image) == ("cat", str(folder / "in/a.png"))
+    assert (second.target, second.image) == (None, None)
+    with pytest.raises(UserError, match=r"every row \(001 has none\)"):
+        requests(*words[:2])
+    with pytest.raises(
+        UserError, match=r"guidance.clip_image.images: missing; .* \(001 has none\)"
+    ):
+        requests(words[0], "guidance=clip_image")
+
+
+@needs_weights
+def test_rows_with_their_own_classes_are_guided_as_one_run_each_would_be(folder):
+    words = ["guidance=classifier", "sampler.n_steps=3", "optimizer.n_iters=2", "device=cpu"]
+    rows = [{"prompt": "an animal", "seed": 3, "target": name} for name in ("penguin", "snail")]
+    write("p.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    assert main(["run", *words, "prompts=p.jsonl", "output_dir=both"]) == 0
+    both = json.loads(Path("both/metadata.json").read_text())["samples"]
+    for row, sample in zip(rows, both, strict=True):
+        given = ["prompt=an animal", "seed=3", f"guidance.classifier.target={row['target']}"]
+        assert main(["run", *words, *given, f"output_dir={row['target']}"]) == 0
+        (alone,) = json.loads(Path(f"{row['target']}/metadata.json").read_text())["samples"]
+        assert alone == sample
+        assert "classifier_b" in sample["evaluate"]["best"]
+
+
+@needs_weights
+def test_a_row_whose_class_does_not_exist_exits_2_before_anything_is_written(folder, capsys):
+    write("p.jsonl", '{"prompt": "an animal", "target": "pingwin"}\n')
+    assert main(["run", "guidance=classifier", "prompts=p.jsonl", "output_dir=out"]) == 2
+    err = capsys.readouterr().err
+    assert "target=pingwin: no such class" in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()

@@ -34,7 +34,7 @@ from doodl_cli.errors import UserError
 CONFIGS = "doodl_cli.configs"
 CONFIG_OF_VERB = {"run": "resume"}  # other verbs have one of their own name
 VERSION_BASE = "1.3"
-CHOSEN = (*GROUPS, "hydra/launcher", "hydra/sweeper")
+CHOSEN = (*GROUPS, "suite", "hydra/launcher", "hydra/sweeper")
 QUOTING = "a value with special characters needs quotes of its own"
 
 

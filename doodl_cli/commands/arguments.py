@@ -15,10 +15,12 @@ TEXT_KEYS = (
 PATH_KEYS = (
     "output_dir",
     "model.path",
+    "method.path",
     "init.path",
     "run",
     "resume",
     "prompts",
+    "suite.path",
     "image",
     IMAGES,
     "guidance.classifier.path",

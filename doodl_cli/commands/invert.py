@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
 from doodl_cli.commands.destination import claim, free_destination, hydra_files, is_pattern
+from doodl_cli.commands.saved import check_plain
 from doodl_cli.config import Config, ImageInit, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import list_requests
@@ -24,6 +25,7 @@ def check(cfg: DictConfig) -> Config:
     if not isinstance(image, str) or not image:
         raise UserError("image: missing; must be a PNG, JPEG or WebP picture: image=photo.png")
     config = read_config(values)
+    check_plain(config, "invert")
     if config.init != ImageInit("image", image):
         raise UserError(f"init={config.init.name}: here the picture is given by image={image}")
     if config.prompts is not None:

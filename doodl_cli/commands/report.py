@@ -7,7 +7,10 @@ from doodl_cli.errors import UserError
 from doodl_cli.files import write_whole
 from doodl_cli.report import Row, collect, draw_page, find_runs, write_results
 
-ALWAYS = ("sampler.name", "sampler.n_steps", "cfg_scale", "optimizer.n_iters", "optimizer.lr")
+ALWAYS = (
+    "method.name", "sampler.name", "sampler.n_steps", "cfg_scale", "optimizer.n_iters",
+    "optimizer.lr",
+)  # fmt: skip
 PAGE = "report.html"
 IN_ROW = ("prompt", "seed")  # a sample has its own
 

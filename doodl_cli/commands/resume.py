@@ -14,7 +14,7 @@ OWN_KEYS = ("resume", "force", "max_seconds")
 # What the state on the disk was made for; no force can change it.
 FIXED = (
     "prompt", "prompts", "negative_prompt", "seed", "n_seeds", "batch_size", "shard", "init",
-    "model", "output_dir", "optimizer.name", "optimizer.balance",
+    "model", "method.name", "output_dir", "optimizer.name", "optimizer.balance",
 )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -26,6 +27,14 @@ from doodl_cli.commands.saved import check_package, check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
 from doodl_cli.errors import CannotWrite, OutOfTime, Terminated, UserError
 from doodl_cli.requests import Request, list_requests
+
+if TYPE_CHECKING:  # they take seconds to import, and a run is checked before
+    from doodl_cli.guidance import Guidance, Score
+    from doodl_cli.models.latent_model import LatentModel
+    from doodl_cli.optimize import Record
+    from doodl_cli.run_directory import RunDirectory
+    from doodl_cli.sampling.solve import Pair
+    from doodl_cli.sinks import Sinks
 
 
 def main(words: list[str]) -> None:
@@ -105,6 +114,69 @@ def held_out_score(config: Config, samples: list[dict[str, Any]]) -> float | Non
     return None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run's batches need; `start` is the first one's pair at x_T, None to be found."""
+
+    config: Config
+    requests: list[Request]
+    model: "LatentModel"
+    guidance: dict[str, "Guidance"]
+    evaluation: dict[str, "Score"]
+    method: Callable[..., Iterator["Record"]]
+    facts: dict[str, Any]
+    start: "Pair | None"
+
+
+def prepare(
+    config: Config, requests: list[Request], model: "LatentModel", earlier: dict[str, Any] | None
+) -> Prepared:
+    """Make the scores, and check what only they can. Raises UserError; writes nothing."""
+    from doodl_cli.commands import task
+    from doodl_cli.commands.start import describe_start, find_start
+    from doodl_cli.guidance import build_evaluation, build_guidance
+
+    model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
+    guidance = build_guidance(config.guidance, model)
+    evaluation = build_evaluation(config.evaluate, config.guidance, model)
+    own = [*(term.score for term in guidance.values()), *evaluation.values()]
+    references = task.try_conditions(model, requests, own)
+    first = requests[: config.n_together]
+    problem = task.make_problem(config, model, first, guidance, evaluation)
+    method = task.build_method(config, model)
+    facts = task.collect_facts(config, model, problem)
+    facts |= {"references": references} if references else {}
+    facts["init"] = (earlier or {}).get("init") or describe_start(config)
+    start = find_start(config, model, problem, first) if earlier is None else None
+    return Prepared(config, requests, model, guidance, evaluation, method, facts, start)
+
+
+def carry_out(prepared: Prepared, directory: "RunDirectory", sinks: "Sinks") -> Iterator["Record"]:
+    """Make and save the records of every batch that is left; yield each once it is saved."""
+    from doodl_cli.commands import task
+    from doodl_cli.commands.progress import follow
+    from doodl_cli.commands.start import find_start
+
+    config, start = prepared.config, prepared.start
+    while directory.samples:
+        batch = [sample.request for sample in directory.samples]
+        problem = task.make_problem(
+            config, prepared.model, batch, prepared.guidance, prepared.evaluation
+        )
+        if directory.loop is not None:
+            start = directory.loop["x_T"][0], directory.loop["x_T"][1]
+        start = start or find_start(config, prepared.model, problem, batch)
+        records = prepared.method(problem, start, directory.loop)
+        for record in follow(records, config.last_iteration, directory):
+            directory.add(record)
+            sinks.add(record, directory.batch)
+            yield record
+        grid, batch_number = f"{directory.batch_folder}grid.png", directory.batch
+        directory.finish_batch()
+        sinks.add_grid(directory.path / grid, batch_number)
+        start = None
+
+
 def work(
     cfg: DictConfig,
     config: Config,
@@ -115,11 +187,8 @@ def work(
 ) -> float | None:
     """Load, and optimise batch by batch: from the start, or from the state in the folder."""
     from doodl_cli.commands import task
-    from doodl_cli.commands.progress import follow, logged, summarize
+    from doodl_cli.commands.progress import logged, summarize
     from doodl_cli.commands.report import write_page
-    from doodl_cli.commands.start import describe_start, find_start
-    from doodl_cli.guidance import build_evaluation, build_guidance
-    from doodl_cli.optimize import optimize
     from doodl_cli.run_directory import RunDirectory
     from doodl_cli.sinks import open_sinks
     from doodl_cli.state import read_state
@@ -128,44 +197,25 @@ def work(
     device = task.find_device(config.device)
     config = task.settle_guidance(task.settle(config, device))
     model = task.load(config, device)
-    model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
-    guidance = build_guidance(config.guidance, model)
-    evaluation = build_evaluation(config.evaluate, config.guidance, model)
-    settings = task.make_settings(config)
-    first = requests[: config.n_together]
-    problem = task.make_problem(config, model, first, guidance, evaluation)
-    facts, hydra, start = task.collect_facts(config, model, problem), {}, None
+    prepared, hydra = prepare(config, requests, model, earlier), {}
     if earlier is None:
-        start = find_start(config, model, problem, first)  # raises before anything is written
         path, hydra = claim(path, is_pattern(cfg)), hydra_files(cfg)
-    facts["init"] = (earlier or {}).get("init") or describe_start(config)
     cost = task.Meter(model, device, state.progress["cost"] if state else None)
     config = replace(config, output_dir=str(path))
     try:
         with (
             locked(path) if earlier is None else nullcontext(),
-            RunDirectory(path, config, facts, cost, hydra, requests, earlier, state) as directory,
+            RunDirectory(
+                path, config, prepared.facts, cost, hydra, requests, earlier, state
+            ) as directory,
             logged(directory),
             open_sinks(config, directory.batch, directory.n_records) as sinks,
         ):
-            while directory.samples:
-                batch = [sample.request for sample in directory.samples]
-                problem = task.make_problem(config, model, batch, guidance, evaluation)
-                if directory.loop is not None:
-                    start = directory.loop["x_T"][0], directory.loop["x_T"][1]
-                start = start or find_start(config, model, problem, batch)
-                records = optimize(problem, settings, start, directory.loop)
-                for record in follow(records, settings.n_iters, directory):
-                    directory.add(record)
-                    sinks.add(record, directory.batch)
-                    last = directory.is_last_batch and record.iteration == settings.n_iters
-                    seconds = time.monotonic() - began
-                    if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
-                        raise OutOfTime(f"max_seconds={cfg.max_seconds}")
-                grid, batch_number = path / f"{directory.batch_folder}grid.png", directory.batch
-                directory.finish_batch()
-                sinks.add_grid(grid, batch_number)
-                start = None
+            for record in carry_out(prepared, directory, sinks):
+                last = directory.is_last_batch and record.iteration == config.last_iteration
+                seconds = time.monotonic() - began
+                if cfg.max_seconds and not last and seconds + record.seconds > cfg.max_seconds:
+                    raise OutOfTime(f"max_seconds={cfg.max_seconds}")
     except (KeyboardInterrupt, Terminated):
         print(f"doodl: interrupted; go on with resume={path}", file=sys.stderr)
         raise

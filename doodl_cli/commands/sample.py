@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from doodl_cli.commands.application import launch, resolve
 from doodl_cli.commands.destination import claim, free_destination, hydra_files, is_pattern
-from doodl_cli.commands.saved import check_start, read_run
+from doodl_cli.commands.saved import check_plain, check_start, read_run
 from doodl_cli.config import WHICH, Config, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import Request, list_requests
@@ -35,6 +35,7 @@ def check(cfg: DictConfig) -> tuple[Config, list[Request], list[Path]]:
         raise UserError("run=: must be a run directory")
     if run is not None:
         return read_run(run, "run")
+    check_plain(config, "sample")
     config = check_start(config)
     if config.prompt is None and config.prompts is None:
         raise UserError("prompt: missing; must be text, or give a run to render again: run=DIR")
@@ -66,19 +67,22 @@ def sample(cfg: DictConfig) -> None:
     model = task.load(config, device)
     model.check_texts([text for r in requests for text in (r.prompt, r.negative_prompt)])
 
+    # A picture that was guided on its way is decoded again, from where the way ended.
+    kind = "x_0" if latents and config.guides_on_the_way and cfg.which != "initial" else "x_T"
+
     def prepare(batch: Sequence[Request]) -> tuple[Problem, Pair]:
         problem = task.make_problem(config, model, batch)
         if not latents:
             return problem, find_start(config, model, problem, batch)
         files = [latents[requests.index(request)] for request in batch]
-        return problem, task.read_pair(files, f"x_T_{cfg.which}")
+        return problem, task.read_pair(files, f"{kind}_{cfg.which}")
 
     # What cannot be used is said before anything is written.
     problem, pair = prepare(requests[: config.n_together])
     facts = task.collect_facts(config, model, problem)
     if latents:
         run = latents[0].parents[2]
-        facts["rendered_from"] = {"run": str(run.absolute()), "which": cfg.which}
+        facts["rendered_from"] = {"run": str(run.absolute()), "which": cfg.which, "latents": kind}
     else:
         facts["init"] = describe_start(config)
     hydra, cost = hydra_files(cfg), task.Meter(model, device)
@@ -88,6 +92,6 @@ def sample(cfg: DictConfig) -> None:
         while directory.samples:
             if directory.batch > 0:
                 problem, pair = prepare([sample.request for sample in directory.samples])
-            directory.add_pictures(render(problem, pair))
+            directory.add_pictures(render(problem, pair, finished=kind == "x_0"))
             directory.finish_batch()
     print(path)

@@ -41,6 +41,14 @@ def read_settings(run: str, key: str) -> tuple[Config, list[Request]]:
         ) from error
 
 
+def check_plain(config: Config, verb: str) -> None:
+    """Check that a verb that guides nothing is not given a method. Raises UserError."""
+    if config.method.name != "doodl":
+        raise UserError(
+            f"method={config.method.name}: `doodl {verb}` guides nothing; must be left out"
+        )
+
+
 def check_start(config: Config) -> Config:
     """Check that what x_T starts from is there, and take a saved run's prompt where there is none.
 
@@ -54,6 +62,11 @@ def check_start(config: Config) -> Config:
     if not isinstance(init, LatentsInit):
         return config
     saved, _, latents = read_run(str(init.path), "init.path")
+    if saved.guides_on_the_way and init.which != "initial":
+        raise UserError(
+            f"init.which={init.which}: init.path={init.path} was guided on the way from x_T "
+            f"(method={saved.method.name}), so that no x_T renders it; must be initial"
+        )
     n_samples = len(list_requests(replace(config, shard=None)))
     if len(latents) not in (1, n_samples):
         raise UserError(

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Checkpoint, Config
+from doodl_cli.config import Checkpoint, Classifier, Config, NoiseAware
 from doodl_cli.errors import UserError
+from doodl_cli.guidance import Prompt, Score
+from doodl_cli.guidance.classifier import find_targets
 from doodl_cli.guidance.references import find_references
+from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.locate import hash_file
+from doodl_cli.models.noise_aware import find_files, load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.models.tuning import tune
-from doodl_cli.optimize import Problem, Settings
+from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import pose_problem
 from doodl_cli.requests import Request
-from doodl_cli.sampling import SAMPLERS, Grid, make_grid
+from doodl_cli.sampling import SAMPLERS, Grid, Table, make_grid
+from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
 PATHS = ("path", "file", "pretrained", "lora")
+Method = Callable[[Problem, Pair, Mapping[str, Tensor] | None], Iterator[Record]]
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
@@ -53,7 +61,10 @@ def settle(config: Config, device: torch.device) -> Config:
     """Return the configuration to be saved, which means the same from anywhere later on."""
     model, init = settle_paths(config.model), settle_paths(config.init)
     prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
-    return replace(config, device=str(device), model=model, init=init, prompts=prompts)
+    method = settle_paths(config.method)
+    return replace(
+        config, device=str(device), model=model, method=method, init=init, prompts=prompts
+    )
 
 
 def settle_guidance(config: Config) -> Config:
@@ -71,7 +82,7 @@ def settle_paths(section: Any) -> Any:
     values: dict[str, Any] = {}
     for field in fields(section):
         value = getattr(section, field.name)
-        if field.name == "images":
+        if field.name == "images" and value is not None:
             values[field.name] = [str(path) for path in find_references(value)]
         elif isinstance(value, list):
             values[field.name] = [settle_paths(entry) for entry in value]
@@ -110,6 +121,16 @@ def find_grid(config: Config, model: LatentModel) -> Grid:
         raise UserError(str(error)) from error
 
 
+def make_table(config: Config, model: LatentModel) -> Table:
+    """Return the sampler's table. Raises UserError where the model's schedule forbids it."""
+    sampler = config.sampler
+    options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
+    try:
+        return SAMPLERS[sampler.name](find_grid(config, model), **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def make_problem(
     config: Config,
     model: LatentModel,
@@ -121,14 +142,11 @@ def make_problem(
 
     Raises UserError where the model's schedule or the memory mode forbids the sampler.
     """
-    sampler = config.sampler
-    options = {name: getattr(sampler, name) for name in ("p", "gamma") if hasattr(sampler, name)}
-    grid = find_grid(config, model)
     try:
         return pose_problem(
             model,
-            table=SAMPLERS[sampler.name](grid, **options),
-            prompts=[request.prompt for request in requests],
+            table=make_table(config, model),
+            prompts=[Prompt(r.prompt, r.target, r.image) for r in requests],
             negative_prompts=[request.negative_prompt for request in requests],
             seeds=[request.seed for request in requests],
             cfg_scale=config.cfg_scale,
@@ -138,6 +156,23 @@ def make_problem(
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+@torch.no_grad()
+def try_conditions(
+    model: LatentModel, requests: Sequence[Request], scores: Sequence[Score]
+) -> dict[str, str]:
+    """Score a grey picture for every class and reference that is a sample's own.
+
+    So what is wrong with one is said before anything is written. Returns the sha256 of the pictures
+    by their paths. Raises UserError.
+    """
+    conditions = {(r.target, r.image): r.prompt for r in requests if r.target or r.image}
+    grey = torch.zeros(1, 3, *model.picture_size, device=model.device)
+    for (target, image), text in conditions.items():
+        for score in scores:
+            score(grey, [Prompt(text, target, image)])
+    return {r.image: hash_file(Path(r.image)) for r in requests if r.image}
 
 
 def make_settings(config: Config) -> Settings:
@@ -161,6 +196,28 @@ def make_settings(config: Config) -> Settings:
         stop_on=optimizer.stop_on,
         patience=optimizer.patience,
     )
+
+
+def build_method(config: Config, model: LatentModel) -> Method:
+    """Return the configured method: (problem, x_T, state) to the records from x_T or the state on.
+
+    Raises UserError for a classifier of noisy latents that cannot be loaded.
+    """
+    method = config.method
+    if method.name == "doodl":
+        settings = make_settings(config)
+        return lambda problem, x_T, state: optimize(problem, settings, x_T, state)
+    if isinstance(method, NoiseAware):
+        chosen = config.guidance["classifier"]
+        assert isinstance(chosen, Classifier)
+        network = load_noise_aware(model, method.path)
+        find = partial(find_targets, network.labels, len(network.labels), chosen.target)
+        if chosen.target is not None:
+            find([""])  # says so at once where there is no such class
+        classifier = network.for_classes(find, chosen.weight)
+        return partial(METHODS[method.name], strength=method.strength, classifier=classifier)
+    options = {key: value for key, value in asdict(method).items() if key != "name"}
+    return partial(METHODS[method.name], **options)
 
 
 def read_pair(files: list[Path], name: str, key: str = "run") -> tuple[Tensor, Tensor]:
@@ -187,6 +244,7 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "device": config.device,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "model": {"name": model.name, "weights": dict(model.weights)},
+        "method": describe_method(config, model),
         "sampler": {
             "name": problem.table.name,
             "n_steps": config.sampler.n_steps,
@@ -196,6 +254,16 @@ def collect_facts(config: Config, model: LatentModel, problem: Problem) -> dict[
         "memory": problem.memory,
         "guidance": {name: dict(term.facts) for name, term in problem.guidance.items()},
     }
+
+
+def describe_method(config: Config, model: LatentModel) -> dict[str, Any]:
+    """Return what metadata.json says about the method: its name, and a classifier's sha256."""
+    method = config.method
+    facts: dict[str, Any] = {"name": method.name}
+    if isinstance(method, NoiseAware):
+        weights = find_files(model, method.path)[1]
+        facts |= {"path": str(weights), "sha256": hash_file(weights)}
+    return facts
 
 
 def git_revision() -> str | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from doodl_cli.config import Classifier, ClipImage, Evaluation, GuidanceSettings
 from doodl_cli.errors import UserError
 from doodl_cli.guidance.aesthetic import build_aesthetic
-from doodl_cli.guidance.classifier import build_classifier, find_target, log_probability
+from doodl_cli.guidance.classifier import build_classifier, log_probability
 from doodl_cli.guidance.clip import (
     build_clip_image,
     build_clip_text,
@@ -67,8 +67,7 @@ def build_evaluation(
         if isinstance(chosen, ClipImage):
             scores["clip_image_b"] = reference_similarity(model.clip_b, chosen, model)
         if isinstance(chosen, Classifier) and chosen.source == "embedded":
-            number = find_target(model.classifier_b, chosen.target)
-            scores["classifier_b"] = log_probability(model.classifier_b, number)
+            scores["classifier_b"] = log_probability(model.classifier_b, chosen.target)
     return scores
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doodl_cli.config import ClipImage, Clips, ClipText
-from doodl_cli.guidance.guidance import Guidance, Score, ignore_prompts
+from doodl_cli.guidance.guidance import Guidance, Score
 from doodl_cli.guidance.references import find_references, read_reference
 from doodl_cli.models.clip import Clip, load_clip
 from doodl_cli.models.locate import hash_file
@@ -58,14 +58,36 @@ def text_similarity(clip: Embedder) -> Score:
 
 
 @torch.no_grad()
-def image_similarity(clip: Embedder, references: Sequence[Tensor]) -> Score:
-    """Return the score x . y between a picture's embedding and the references' unit mean.
-
-    `references` are pictures (3, h, w) in [-1, 1], square and of any size.
-    """
+def embed_references(clip: Embedder, references: Sequence[Tensor]) -> Tensor:
+    """Return the unit mean (d,) of the embeddings of pictures (3, h, w) in [-1, 1], square."""
     embeddings = torch.cat([clip.embed_images(picture[None]) for picture in references])
-    mean = F.normalize(embeddings.mean(0), dim=0)
-    return ignore_prompts(lambda images: clip.embed_images(images) @ mean)
+    return F.normalize(embeddings.mean(0), dim=0)
+
+
+def image_similarity(
+    clip: Embedder, references: Sequence[Tensor], read: Callable[[str], Tensor] | None = None
+) -> Score:
+    """Return the score x . y between a picture's embedding and that of its references.
+
+    These are each prompt's own picture, which `read` reads, or else `references`.
+    """
+    known: dict[str | None, Tensor] = {}
+    if references:
+        known[None] = embed_references(clip, references)
+
+    def find(prompt: str) -> Tensor:
+        path = getattr(prompt, "image", None)
+        if path not in known:
+            assert path is not None  # checked with the rows
+            assert read is not None
+            known[path] = embed_references(clip, [read(path)])
+        return known[path]
+
+    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        means = torch.stack([find(prompt) for prompt in prompts])
+        return (clip.embed_images(images) * means).sum(1)
+
+    return score
 
 
 def combine_similarities(scores: Sequence[Score], weights: Sequence[float]) -> Score:
@@ -93,20 +115,20 @@ def build_clip_text(settings: ClipText, model: "LatentModel") -> Guidance:
 
 def build_clip_image(settings: ClipImage, model: "LatentModel") -> Guidance:
     paths = find_references(settings.images)
-    references = read_references(paths, model)
-    guidance = build(settings, model, "clip_image", lambda clip: image_similarity(clip, references))
+    guidance = build(
+        settings, model, "clip_image", lambda clip: reference_similarity(clip, settings, model)
+    )
     images = {str(path): hash_file(path) for path in paths}
     return replace(guidance, facts={**guidance.facts, "images": images})
 
 
 def reference_similarity(clip: Clip, settings: ClipImage, model: "LatentModel") -> Score:
-    """Return the similarity to the pictures that a configuration names."""
-    return image_similarity(clip, read_references(find_references(settings.images), model))
+    """Return the similarity to the pictures that a configuration or each prompt names."""
 
+    def read(path: str | Path) -> Tensor:
+        return read_reference(Path(path)).to(model.device)
 
-def read_references(paths: Sequence[Path], model: "LatentModel") -> list[Tensor]:
-    """Return reference pictures (3, h, w) on the model's device."""
-    return [read_reference(path).to(model.device) for path in paths]
+    return image_similarity(clip, [read(p) for p in find_references(settings.images)], read)
 
 
 def build(

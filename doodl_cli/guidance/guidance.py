@@ -5,7 +5,7 @@ A guidance is plain data: any differentiable score of pictures and prompts can b
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +13,18 @@ from torch import Generator, Tensor
 from doodl_cli.guidance.crops import cut
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+class Prompt(str):
+    """A sample's text, with the class and the picture of reference that are its own, if any."""
+
+    target: str | int | None
+    image: str | None
+
+    def __new__(cls, text: str, target: str | int | None = None, image: str | None = None) -> Self:
+        prompt = super().__new__(cls, text)
+        prompt.target, prompt.image = target, image
+        return prompt
 
 
 @dataclass(frozen=True)

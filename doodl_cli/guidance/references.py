@@ -12,14 +12,14 @@ from doodl_cli.pictures import from_image, read_picture
 KEY = "guidance.clip_image.images"
 
 
-def find_references(images: str | list[str]) -> list[Path]:
-    """Return the absolute paths that paths and patterns name, in order, none twice.
+def find_references(images: str | list[str] | None) -> list[Path]:
+    """Return the absolute paths that paths and patterns name, in order, none twice; null none.
 
     A path that exists is no pattern, whatever characters it has. Raises UserError for one that
     names nothing.
     """
     paths: dict[Path, None] = {}
-    for given in [images] if isinstance(images, str) else images:
+    for given in [images] if isinstance(images, str) else images or []:
         name = os.path.expanduser(given)
         found = [name] if os.path.exists(name) else sorted(glob.glob(name))
         if not found:

@@ -77,19 +77,39 @@ class GuidedNet:
         return replace(self, context=take(self.context), added=added)
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
+        if self.captures is None:
+            return self.halves(x, t)[0]
+        self.count(x)
+        return self.captures(self.cfg_scale, self.guided, *self.inputs(x, t)).to(x.device)
+
+    def halves(self, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Return the guided output and the one for the negative prompt, of one evaluation.
+
+        For cfg_scale = 1 nothing is evaluated for the negative prompt: both are the output.
+        """
+        self.count(x)
+        guided, negative = self.evaluate(*self.inputs(x, t))
+        return guided.to(x.device), negative.to(x.device)
+
+    def count(self, x: Tensor) -> None:
+        """Count an evaluation at x."""
         self.calls.network += len(x)
         self.calls.vjps += len(x) if x.requires_grad and torch.is_grad_enabled() else 0
-        inputs = x.to(self.context.dtype).to(self.context.device), *self.conditions(t)
-        if self.captures is None:
-            return self.evaluate(*inputs).to(x.device)
-        return self.captures(self.cfg_scale, self.evaluate, *inputs).to(x.device)
 
-    def conditions(self, t: int) -> tuple[Tensor, ...]:
-        """Return what `evaluate` takes beside x."""
-        return torch.tensor(t, device=self.context.device), self.context, *self.added.values()
+    def inputs(self, x: Tensor, t: int) -> tuple[Tensor, ...]:
+        """Return what `evaluate` takes, on the network's device and in its dtype."""
+        x = x.to(self.context.dtype).to(self.context.device)
+        t_there = torch.tensor(t, device=self.context.device)
+        return x, t_there, self.context, *self.added.values()
 
-    def evaluate(self, x: Tensor, t: Tensor, context: Tensor, *added: Tensor) -> Tensor:
-        """Return the guided output as a function of tensors alone."""
+    def guided(self, *inputs: Tensor) -> Tensor:
+        """Return the guided output alone."""
+        return self.evaluate(*inputs)[0]
+
+    def evaluate(
+        self, x: Tensor, t: Tensor, context: Tensor, *added: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return both outputs as a function of tensors alone."""
         guided = len(context) == 2 * len(x)
         x = torch.cat([x, x]) if guided else x
         out = self.unet(
@@ -100,9 +120,9 @@ class GuidedNet:
             return_dict=False,
         )[0]
         if not guided:
-            return out
+            return out, out
         negative, positive = out.chunk(2)
-        return negative + self.cfg_scale * (positive - negative)
+        return negative + self.cfg_scale * (positive - negative), negative
 
 
 @dataclass(frozen=True)

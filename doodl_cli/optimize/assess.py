@@ -15,8 +15,10 @@ from torch import Tensor
 from doodl_cli.gradient import average_over_slots, differentiate
 from doodl_cli.guidance import Guidance, Score, Terms, combine
 from doodl_cli.sampling import Net, Table, solve
+from doodl_cli.sampling.solve import Pair
 
 T = TypeVar("T")
+Found = tuple[Terms, Tensor]  # of a slot: the guidances' terms, and the 8-bit pictures
 
 
 def nothing() -> None:
@@ -59,16 +61,19 @@ class Problem:
     device: torch.device = torch.device("cpu")
     micro_batch: MicroBatch = field(default_factory=lambda: MicroBatch(sys.maxsize))
 
-    def compute(self, function: Callable[[slice, "Problem"], T]) -> list[T]:
+    def compute(
+        self, function: Callable[[slice, "Problem"], T], *drawn: Sequence[torch.Generator]
+    ) -> list[T]:
         """Return the function of every slice of the samples and their problem, in order.
 
         A slice that does not fit into the GPU's memory is computed in halves, as are all that
-        come after it.
+        come after it. `drawn` are generators, one a sample, that the function draws from.
         """
         found: list[T] = []
         at, n_samples = 0, len(self.seeds)
         while at < n_samples:
             k = slice(at, min(at + self.micro_batch.size, n_samples))
+            states = [(one, one.get_state()) for generators in drawn for one in generators[k]]
             try:
                 found.append(function(k, self.part(k)))
                 at = k.stop
@@ -77,6 +82,8 @@ class Problem:
                     raise
             if at != k.stop:  # after the error, which held on to what it was about
                 self.micro_batch.halve(k.stop - k.start)
+                for generator, state in states:
+                    generator.set_state(state)
         return found
 
     def part(self, k: slice) -> "Problem":
@@ -123,16 +130,13 @@ def assess(
     With `balance` the loss is weighed by `scales` (k, b), those of the first iterate: all iterates
     are judged by one measure.
     """
-    states = [generator.get_state() for generator in generators]
 
     def assess_part(k: slice, part: Problem) -> Assessment:
-        for generator, state in zip(generators[k], states[k], strict=True):
-            generator.set_state(state)  # an attempt that did not fit has drawn from it
         own_scales = None if scales is None else scales[:, k]
         own_pair = (pair[0][k], pair[1][k])
         return assess_together(part, own_pair, generators[k], differentiated, balance, own_scales)
 
-    return join(problem.compute(assess_part))
+    return join(problem.compute(assess_part, generators))
 
 
 def assess_together(
@@ -143,22 +147,57 @@ def assess_together(
     balance: bool,
     scales: Tensor | None,
 ) -> Assessment:
-    def loss(x_0: Tensor) -> tuple[Tensor, tuple[Terms, Tensor]]:
+    if not differentiated:
+        with torch.no_grad():
+            x_0 = solve(problem.table, problem.net, pair)
+        return assess_x_0(problem, x_0, generators, balance, scales)
+    loss = make_loss(problem, generators, balance)
+    result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
+    found = sum_up(problem, result.loss, result.aux, balance, scales)
+    gradient = torch.stack(result.pair)
+    return replace(
+        found,
+        gradient=gradient,
+        grad_norm=norm_of(gradient),
+        round_trip_error=result.round_trip_error,
+    )
+
+
+def make_loss(
+    problem: Problem, generators: Sequence[torch.Generator], balance: bool = False
+) -> Callable[[Tensor], tuple[Tensor, Found]]:
+    """Return the loss of latents x_0 (b, c, h, w): one value a sample, and what is found."""
+
+    def loss(x_0: Tensor) -> tuple[Tensor, Found]:
         images = problem.decode(x_0)
         value, terms = combine(problem.guidance, images, problem.prompts, generators, balance)
         return value, (terms, to_8_bit(images.detach()))
 
-    gradient, unknown = None, torch.full((len(pair[0]),), torch.nan, device=problem.device)
-    grad_norm = round_trip_error = unknown
-    if differentiated:
-        result = differentiate(problem.table, problem.net, pair, loss, problem.memory)
-        value, gradient = result.loss, torch.stack(result.pair)
-        grad_norm = norm_of(gradient)
-        round_trip_error, found = result.round_trip_error, result.aux
-    else:
-        with torch.no_grad():
-            x_0 = solve(problem.table, problem.net, pair)
-            value, found = average_over_slots(problem.table, x_0, loss)
+    return loss
+
+
+@torch.no_grad()
+def assess_x_0(
+    problem: Problem,
+    x_0: Pair,
+    generators: Sequence[torch.Generator],
+    balance: bool = False,
+    scales: Tensor | None = None,
+) -> Assessment:
+    """Score the pictures of a finished pair (b, c, h, w), without differentiating."""
+    loss = make_loss(problem, generators, balance)
+    value, slots = average_over_slots(problem.table, x_0, loss)
+    return sum_up(problem, value, slots, balance, scales)
+
+
+def sum_up(
+    problem: Problem,
+    value: Tensor,
+    found: Sequence[Found],
+    balance: bool,
+    scales: Tensor | None,
+) -> Assessment:
+    """Return what a finished pair's loss (b,) and what was found of each slot say, no gradient."""
     slots, pictures = zip(*found, strict=True)
     losses = torch.stack([slot.losses for slot in slots]).mean(0)
     shares = torch.stack([slot.shares for slot in slots]).mean(0)
@@ -167,6 +206,7 @@ def assess_together(
         value = weigh(problem, losses, scales)
     images = pictures[0]  # as `finish` has it: of the first slot that holds x_0
     scores, judged = judge(problem, images, scales)
+    unknown = torch.full((len(images),), torch.nan, device=problem.device)
     return Assessment(
         loss=value.to(problem.device),
         judged=judged.to(problem.device),
@@ -176,9 +216,9 @@ def assess_together(
         shares=dict(zip(problem.guidance, shares, strict=True)),
         scales=scales,
         images=images,
-        gradient=gradient,
-        grad_norm=grad_norm,
-        round_trip_error=round_trip_error,
+        gradient=None,
+        grad_norm=unknown,
+        round_trip_error=unknown,
     )
 
 
@@ -232,18 +272,19 @@ def measure(problem: Problem, images: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def finish(problem: Problem, x_0: tuple[Tensor, Tensor]) -> Tensor:
+def finish(problem: Problem, x_0: Pair) -> Tensor:
     """Return the 8-bit picture (b, 3, h, w) of a final pair: of the first slot that holds x_0."""
     return to_8_bit(problem.decode(x_0[problem.table.x_0_slots[0]]))
 
 
 @torch.no_grad()
-def render(problem: Problem, pair: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the 8-bit pictures (b, 3, h, w) of a pair at x_T, on the CPU."""
+def render(problem: Problem, pair: Pair, finished: bool = False) -> Tensor:
+    """Return the 8-bit pictures (b, 3, h, w), on the CPU, of a pair at x_T; x_0 if `finished`."""
     u, v = pair[0].to(problem.device), pair[1].to(problem.device)
 
     def render_part(k: slice, part: Problem) -> Tensor:
-        return finish(part, solve(part.table, part.net, (u[k], v[k]))).cpu()
+        x_0 = (u[k], v[k]) if finished else solve(part.table, part.net, (u[k], v[k]))
+        return finish(part, x_0).cpu()
 
     return torch.cat(problem.compute(render_part))
 

@@ -30,8 +30,9 @@ class Record:
     `pair`: x_T. `grad_norm` and `round_trip_error` are NaN where nothing was differentiated or
     inverted. `terms`: each guidance's loss, not weighted; `shares`: of their gradients at the
     picture. `regularisers`: terms on x_T, not weighted. `stopped`: why a sample ends with this
-    iterate, None where it goes on or its loss is NaN. `state`: what `optimize` goes on from after
-    this record, by name, on the CPU.
+    iterate, None where it goes on or its loss is NaN. `x_0`: the pair that the picture was decoded
+    from, where x_T alone does not make it, None elsewhere. `state`: what goes on from after this
+    record, by name, on the CPU; empty where the batch begins again.
     """
 
     iteration: int
@@ -50,6 +51,7 @@ class Record:
     shares: dict[str, list[float]] = field(default_factory=dict)
     regularisers: dict[str, list[float]] = field(default_factory=dict)
     stopped: list[str | None] = field(default_factory=list)
+    x_0: tuple[Tensor, Tensor] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -90,21 +90,26 @@ def number(value: Any) -> str:
 
 
 def embed(path: Path, exact: bool) -> str:
-    """Return a picture as an element, a small one to the pixel if it is to be `exact`.
-
-    "" where there is none that can be read.
-    """
+    """Return a picture as an element, "" where there is none that can be read."""
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+        return f'<img src="{encode(path, exact)}" alt="{path.stem}">'
     except OSError:
         return ""
+
+
+def encode(path: Path, exact: bool = True) -> str:
+    """Return a picture as a data URL, pixels alone, a small one as it is if it is to be `exact`.
+
+    Raises OSError where it cannot be read.
+    """
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
     buffer = io.BytesIO()
     kind = "png" if exact and max(picture.size) <= SIDE else "webp"
     picture.thumbnail((SIDE, SIDE))
     picture.save(buffer, kind, quality=85)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{data}" alt="{path.stem}">'
+    return f"data:image/{kind};base64,{data}"
 
 
 def draw_curve(name: str, points: Sequence[tuple[int, float]], row: Row) -> str:

@@ -20,4 +20,4 @@ def ddim(grid: Grid) -> Table:
     if zero_snr:
         # The same step for v prediction, written without the division by alpha_t = 0.
         table = (Row(grid.t[0], 0.0, grid.sigma[1], -grid.alpha[1]), *table)
-    return Table("ddim", table, x_0_slots=(1,))
+    return Table("ddim", table, x_0_slots=(1,), grid=grid)

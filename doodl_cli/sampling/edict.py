@@ -43,4 +43,4 @@ def edict(grid: Grid, p: float = 0.93) -> Table:
         if not x_first_afterwards:
             M = multiply(SWAP, M)
         rows += [(i, Row(grid.t[i], a, 0.0, b)), (i, Row(grid.t[i], a, 0.0, b, M))]
-    return Table("edict", fold_prediction(grid, rows), x_0_slots=(0, 1))
+    return Table("edict", fold_prediction(grid, rows), x_0_slots=(0, 1), grid=grid)

@@ -104,17 +104,27 @@ def combine(weights: tuple[float, float], n: Tensor, v: Tensor) -> Tensor:
 
 
 def value_and_vjp(net: Net, x: Tensor, t: int, cotangent: Tensor) -> Pair:
-    """Return net(x, t) and cotangent^T d net / d x, both in x's dtype.
+    """Return net(x, t) and cotangent^T d net / d x, both in x's dtype."""
+    x, out = evaluate(net, x, t)
+    return out.detach(), vjp(out, x, cotangent)
+
+
+@torch.enable_grad()
+def evaluate(net: Net, x: Tensor, t: int) -> Pair:
+    """Return x as a leaf, and net(x, t) in its dtype with the graph between them."""
+    x = x.detach().requires_grad_()
+    return x, net(x, t).to(x.dtype)
+
+
+def vjp(out: Tensor, x: Tensor, cotangent: Tensor) -> Tensor:
+    """Return cotangent^T d out / d x.
 
     The product is linear in the cotangent, so each sample's is first scaled by a power of two to a
     maximum near 1: exact, and half-precision gradients do not underflow.
     """
     scale = power_of_two(cotangent)
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        out = net(x, t).to(x.dtype)
-        (vjp,) = torch.autograd.grad(out, x, cotangent / scale)
-    return out.detach(), vjp * scale
+    (product,) = torch.autograd.grad(out, x, cotangent / scale)
+    return product * scale
 
 
 def power_of_two(cotangent: Tensor) -> Tensor:

@@ -38,11 +38,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows in the order of generation and the slots (0: u, 1: v) that hold x_0 at the end."""
+    """The rows in the order of generation and the slots (0: u, 1: v) that hold x_0 at the end.
+
+    `grid` has the timesteps of the rows, how noisy they are and what the network predicts there.
+    """
 
     name: str
     rows: tuple[Row, ...]
     x_0_slots: tuple[int, ...]
+    grid: Grid
 
     @property
     def invertible(self) -> bool:
@@ -73,15 +77,22 @@ class Table:
 def fold_prediction(grid: Grid, rows: list[tuple[int, Row]]) -> tuple[Row, ...]:
     """Turn rows written for eps into rows for what the network predicts.
 
-    eps = c_x x + c_n net, so B += C c_x and C *= c_n, with (c_x, c_n) = (0, 1) for epsilon and
-    (sigma, alpha) for v prediction (Salimans and Ho 2022, arXiv 2202.00512). Each row comes with
-    the grid index its network evaluation belongs to.
+    eps = c_x x + c_n net, so B += C c_x and C *= c_n. Each row comes with the grid index its
+    network evaluation belongs to.
     """
-    if grid.prediction == "epsilon":
-        return tuple(row for _, row in rows)
-    return tuple(
-        replace(row, B=row.B + row.C * grid.sigma[i], C=row.C * grid.alpha[i]) for i, row in rows
-    )
+    folded = []
+    for i, row in rows:
+        c_x, c_n = eps_coefficients(grid, i)
+        folded.append(replace(row, B=row.B + row.C * c_x, C=row.C * c_n))
+    return tuple(folded)
+
+
+def eps_coefficients(grid: Grid, i: int) -> tuple[float, float]:
+    """Return (c_x, c_n) of eps = c_x x + c_n net at the step i.
+
+    (0, 1) for epsilon and (sigma, alpha) for v prediction (Salimans and Ho 2022, arXiv 2202.00512).
+    """
+    return (0.0, 1.0) if grid.prediction == "epsilon" else (grid.sigma[i], grid.alpha[i])
 
 
 def ddim_coefficients(grid: Grid, i: int) -> tuple[float, float]:
@@ -112,7 +123,7 @@ def two_step_table(
     a, b = ddim_coefficients(grid, 0)
     rows = [(0, Row(grid.t[0], a, 0.0, b))]
     rows += [(i, Row(grid.t[i], *coefficients(grid, i))) for i in range(1, len(grid.t))]
-    return Table(name, fold_prediction(grid, rows), x_0_slots=(1,))
+    return Table(name, fold_prediction(grid, rows), x_0_slots=(1,), grid=grid)
 
 
 def determinant(m: Matrix) -> float:

@@ -10,25 +10,6 @@ under a group word ("an animal") or no caption, and so has no word for them.
 import re
 from random import Random
 
-BACKGROUNDS = {
-    "white": (255, 255, 255),
-    "black": (0, 0, 0),
-    "red": (220, 30, 35),
-    "green": (30, 160, 60),
-    "blue": (35, 80, 225),
-    "yellow": (255, 221, 30),
-    "orange": (255, 140, 20),
-    "purple": (130, 45, 175),
-    "pink": (255, 140, 185),
-    "brown": (125, 75, 35),
-    "gray": (128, 128, 128),
-    "turquoise": (40, 200, 195),
-    "light blue": (150, 205, 255),
-    "dark blue": (15, 25, 105),
-    "light green": (165, 230, 140),
-    "dark green": (10, 80, 40),
-}
-
 STYLES = ("noto", "blob", "flat", "3d", "twemoji", "emojitwo", "outlined")
 
 # concept: (neutral prompt, hexcodes)
@@ -178,8 +159,9 @@ def caption(
 ) -> str:
     """Draw a random caption for one drawing.
 
-    `background` is a word of `BACKGROUNDS`, or None to leave it unsaid. A vocabulary drawing gets
-    its neutral prompt or nothing, unless `name_vocabulary` (for the scorers, which must know it).
+    `background` is a word of `doodl_cli.bench.checks.BACKGROUNDS`, or None to leave it unsaid. A
+    vocabulary drawing gets its neutral prompt or nothing, unless `name_vocabulary` (for the
+    scorers, which must know it).
     """
     if row["vocabulary"] is not None and not name_vocabulary:
         text = neutral(row) if rng.random() < 0.7 else ""

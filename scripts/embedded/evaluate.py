@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from captions import BACKGROUNDS
 from fit_aesthetic import embed, r_squared, score_pixels
 from pictures import (
     ASSETS,
@@ -30,6 +29,7 @@ from train_classifier import class_indices
 from train_clip import retrieval_pictures
 from transformers import ResNetForImageClassification
 
+from doodl_cli.bench.checks import BACKGROUNDS
 from doodl_cli.models.latent_model import load_model
 from doodl_cli.optimize import Problem, initial_noise, render
 from doodl_cli.sampling import SAMPLERS, make_grid

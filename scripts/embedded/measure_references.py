@@ -11,11 +11,14 @@ import json
 from pathlib import Path
 
 import torch
+from make_suites import SUITES
 from measure_guidance import rank
 from outcomes import draw_pairs, in_standard_errors, optimise, read_settings
-from pictures import SETS, choose_device, read_set
+from pictures import choose_device, read_set
 
 from doodl_cli.commands import task
+
+N = 20  # references of the suite
 
 
 def main() -> None:
@@ -27,13 +30,14 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="a folder")
     args = parser.parse_args()
     device, captions = choose_device(), read_set("ranking_captions.txt")
-    references = [line.split("\t")[:2] for line in read_set("references.txt")]
+    rows = [json.loads(line) for line in (SUITES / "references.jsonl").open()]
+    references = [(row["image"], row["prompt"]) for row in rows[:N]]
     model = None
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for line in args.settings:
         gains, kept, ranks = [], [], []
         for name, caption in references:
-            path = SETS / "references" / name
+            path = SUITES / name
             words = f"guidance=clip_image guidance.clip_image.images={path} {line}"
             (config,) = read_settings([words], device)
             model = model or task.load(config, torch.device(device))

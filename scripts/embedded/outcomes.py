@@ -14,7 +14,7 @@ from doodl_cli.config import Config, read_config
 from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
-from doodl_cli.optimize import initial_noise, optimize
+from doodl_cli.optimize import initial_noise
 from doodl_cli.requests import Request
 
 
@@ -49,7 +49,7 @@ def optimise(config: Config, model: LatentModel, texts: list[str], seeds: list[i
     problem = task.make_problem(config, model, requests, guidance, evaluation)
     x_T = initial_noise(seeds, model.latent_shape)
     began = time.time()
-    for record in optimize(problem, task.make_settings(config), (x_T, x_T.clone())):
+    for record in task.build_method(config, model)(problem, (x_T, x_T.clone()), None):
         improved = torch.tensor(record.best)
         now = {name: torch.tensor(values) for name, values in record.evaluate.items()}
         if record.iteration == 0:

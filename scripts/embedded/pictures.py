@@ -17,9 +17,10 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from captions import BACKGROUNDS, caption, count_caption, is_countable, neutral, pair_caption
+from captions import caption, count_caption, is_countable, neutral, pair_caption
 from data import load
 
+from doodl_cli.bench.checks import BACKGROUNDS
 from doodl_cli.guidance import scores
 
 SETS = Path(__file__).parent / "sets"

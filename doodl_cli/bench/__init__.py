@@ -1,0 +1,1 @@
+"""What makes the comparison of methods: suites, budgets, measurements, statistics and pages."""

@@ -1,0 +1,107 @@
+"""What can be read off a picture without a judge: its background's colour, what is where.
+
+A row of a suite says what should be there, `check`:
+
+    background   a word of BACKGROUNDS: the one nearest to the border's median colour
+    top, bottom  the class that the held-out classifier sees in that half
+    sides        the classes that it sees left and right, in any order
+    class        the class that it sees in the whole picture
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from doodl_cli.optimize.assess import from_8_bit
+
+if TYPE_CHECKING:
+    from doodl_cli.models.classifier import Classifier
+
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "red": (220, 30, 35),
+    "green": (30, 160, 60),
+    "blue": (35, 80, 225),
+    "yellow": (255, 221, 30),
+    "orange": (255, 140, 20),
+    "purple": (130, 45, 175),
+    "pink": (255, 140, 185),
+    "brown": (125, 75, 35),
+    "gray": (128, 128, 128),
+    "turquoise": (40, 200, 195),
+    "light blue": (150, 205, 255),
+    "dark blue": (15, 25, 105),
+    "light green": (165, 230, 140),
+    "dark green": (10, 80, 40),
+}
+BORDER = 1 / 32  # of the side
+KINDS = ("background", "top", "bottom", "sides", "class")
+
+
+def read_border(image: Tensor) -> str:
+    """Return the word of the background nearest to the border's median colour; uint8 (3, h, w)."""
+    height, width = image.shape[1:]
+    y, x = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    mask = torch.ones(height, width, dtype=torch.bool)
+    mask[y:-y, x:-x] = False
+    colour = image[:, mask].float().median(1).values
+    table = torch.tensor(list(BACKGROUNDS.values())).float()
+    return list(BACKGROUNDS)[int((table - colour).norm(dim=1).argmin())]
+
+
+def cut_half(image: Tensor, place: str) -> Tensor:
+    """Return the square of half the side in the middle of one half of a picture (3, h, w)."""
+    height, width = image.shape[1:]
+    y = {"top": 0, "bottom": height // 2}.get(place, height // 4)
+    x = {"left": 0, "right": width // 2}.get(place, width // 4)
+    return image[:, y : y + height // 2, x : x + width // 2]
+
+
+@torch.no_grad()
+def read_class(image: Tensor, classifier: "Classifier") -> str:
+    """Return the class that a classifier sees in a picture (3, h, w) in [-1, 1]."""
+    device = next(classifier.network.parameters()).device
+    number = classifier.log_probabilities(image[None].to(device)).argmax()
+    return classifier.labels[int(number)]
+
+
+def read_place(image: Tensor, place: str, classifier: "Classifier") -> str:
+    """Return the class in one half of an 8-bit picture: a drawing there has half the size."""
+    part = from_8_bit(cut_half(image, place)[None])
+    part = F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)
+    return read_class(part[0], classifier)
+
+
+def check(wanted: Mapping[str, Any], image: Tensor, classifier: "Classifier") -> dict[str, float]:
+    """Return which of the wanted things hold, 1 or 0 each, for an 8-bit picture (3, h, w)."""
+    held: dict[str, bool] = {}
+    if "background" in wanted:
+        held["background"] = read_border(image) == wanted["background"]
+    for place in ("top", "bottom"):
+        if place in wanted:
+            held[place] = read_place(image, place, classifier) == wanted[place]
+    if "sides" in wanted:
+        seen = [read_place(image, side, classifier) for side in ("left", "right")]
+        held["sides"] = sorted(seen) == sorted(wanted["sides"])
+    if "class" in wanted:
+        held["class"] = read_class(from_8_bit(image), classifier) == wanted["class"]
+    return {name: float(value) for name, value in held.items()}
+
+
+def share_held(held: Mapping[str, float]) -> float:
+    """Return the share of a picture's checks that hold."""
+    return sum(held.values()) / len(held)
+
+
+def explain_unknown(wanted: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a row's `check`, None if nothing is."""
+    for name, value in wanted.items():
+        if name not in KINDS:
+            return f"check.{name}: unknown; must be one of {', '.join(KINDS)}"
+        if name == "background" and value not in BACKGROUNDS:
+            return f"check.background={value}: must be one of {', '.join(BACKGROUNDS)}"
+    return None

@@ -1,0 +1,234 @@
+"""From finished runs to one line a sample: scores, checks, change, cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from doodl_cli.bench.budget import KNOBS, count
+from doodl_cli.bench.checks import check, share_held
+from doodl_cli.bench.metrics import rms_difference
+from doodl_cli.bench.runs import Part
+from doodl_cli.bench.settings import Bench
+from doodl_cli.bench.suite import Row
+from doodl_cli.config import flatten, show
+from doodl_cli.files import read_values
+from doodl_cli.optimize.assess import from_8_bit
+from doodl_cli.pictures import from_image, read_picture
+
+if TYPE_CHECKING:
+    from doodl_cli.models.latent_model import LatentModel
+
+CHECKS = "checks"
+AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Point:
+    """A sample's best picture after `calls`: what was optimised, and the held-out scores."""
+
+    calls: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A method's best picture for a row of a suite and a seed of the bench.
+
+    `scores`: what was optimised, what was held out and, where the suite has checks, their share and
+    each of them. `change`: root mean square difference to the same x_T's plain picture. `calls` and
+    `seconds`: of its run, a sample. `embedding`: of the held-out CLIP, a unit vector, if there is
+    one. `curve`: how the best picture so far scores.
+    """
+
+    part: str
+    method: str
+    seed: int
+    number: int
+    row: Row
+    folder: Path
+    scores: dict[str, float]
+    change: float
+    calls: float
+    network_calls: float
+    vjps: float
+    seconds: float
+    embedding: np.ndarray | None
+    curve: list[Point] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All samples of a bench; `real` holds the embeddings of a part's real pictures (n, d).
+
+    `settings`: by part and method, what spent the budget and how strong the method was.
+    """
+
+    bench: Bench
+    parts: list[Part]
+    samples: list[Sample]
+    real: dict[str, np.ndarray]
+    settings: dict[tuple[str, str], str]
+
+    def of(self, part: str, method: str | None = None) -> list[Sample]:
+        """Return the samples of a part, or of one method on it."""
+        return [s for s in self.samples if s.part == part and method in (None, s.method)]
+
+    def methods(self, part: str) -> list[str]:
+        """Return the methods that a part has, in the bench's order."""
+        found = {sample.method for sample in self.of(part)}
+        return [method for method in self.bench.methods if method in found]
+
+
+def collect(
+    path: Path, parts: Sequence[Part], bench: Bench, model: "LatentModel"
+) -> Results | None:
+    """Read every run of a bench and measure its pictures; None where samples are missing."""
+    samples: list[Sample] = []
+    settings = {}
+    for part in parts:
+        folders = sorted((path / "runs" / part.name).glob("*/*"))
+        found = [s for folder in folders for s in read_run(folder, part, bench, model)]
+        counts = {m: sum(s.method == m for s in found) for m in {s.method for s in found}}
+        if not counts or set(counts.values()) != {len(part.rows) * len(bench.seeds)}:
+            return None
+        for folder in folders:
+            settings[part.name, folder.parent.name] = read_setting(folder)
+        order = {method: i for i, method in enumerate(bench.methods)}
+        samples += sorted(found, key=lambda s: (order[s.method], s.seed, s.number))
+    real = {
+        part.name: embed(read_pictures(part.real), model)
+        for part in parts
+        if part.real is not None and has_held_out(model)
+    }
+    return Results(bench, list(parts), samples, real, settings)
+
+
+def read_setting(folder: Path) -> str:
+    """Return what spent a run's budget, and its method's other settings."""
+    values = flatten(read_values(folder / "config.yaml", yaml.safe_load))
+    method = values["method.name"]
+    names = [KNOBS[method]] if method in KNOBS else []
+    names += [name for name in values if name.startswith("method.") and name != "method.name"]
+    if method == "doodl":
+        names += ["optimizer.clip"]
+    found = {name: values[name] for name in names if values[name] not in (None, False)}
+    return " ".join(f"{name.rpartition('.')[2]}={show(value)}" for name, value in found.items())
+
+
+def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> list[Sample]:
+    """Return the samples of a run directory, none where it is not done."""
+    metadata = read_values(folder / "metadata.json", json.loads)
+    if metadata.get("status") != "done":
+        return []
+    method, seed = folder.parent.name, int(folder.name.partition("-")[0])
+    lines = (folder / "prompts.jsonl").read_text("utf-8").splitlines()
+    requests = [json.loads(line) for line in lines]
+    places = [folder / "samples" / request["name"] for request in requests]
+    pictures = [read_image(place / "best.png") for place in places]
+    embeddings: Sequence[np.ndarray | None] = [None] * len(pictures)
+    if has_held_out(model):
+        embeddings = list(embed([from_8_bit(picture) for picture in pictures], model))
+    names = ("network_calls", "vjps", "seconds")
+    cost = {name: metadata["cost"][name] / len(requests) for name in names}
+    calls = count(cost["network_calls"], cost["vjps"], bench.vjp_cost)
+    curves = read_curves(folder / "history.jsonl", metadata, calls)
+    samples = []
+    for i, (request, found) in enumerate(zip(requests, metadata["samples"], strict=True)):
+        row = part.rows[request["number"]]
+        before = read_image(places[i] / "initial.png")
+        samples.append(
+            Sample(
+                part=part.name,
+                method=method,
+                seed=seed,
+                number=request["number"],
+                row=row,
+                folder=places[i],
+                scores={**read_scores(found), **read_checks(row, pictures[i], model)},
+                change=rms_difference(before.numpy(), pictures[i].numpy()),
+                calls=calls,
+                network_calls=cost["network_calls"],
+                vjps=cost["vjps"],
+                seconds=cost["seconds"],
+                embedding=embeddings[i],
+                curve=curves[request["number"]],
+            )
+        )
+    return samples
+
+
+def read_scores(found: dict[str, Any]) -> dict[str, float]:
+    """Return the scores of a sample's best picture, those that are numbers."""
+    scores = {**found["best"], **found["evaluate"]["best"]}
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def read_checks(row: Row, picture: Tensor, model: "LatentModel") -> dict[str, float]:
+    """Return the share of a row's checks that hold, and each."""
+    if not row.check:
+        return {}
+    held = check(row.check, picture, model.classifier_b)
+    return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": value for name, value in held.items()}}
+
+
+def read_curves(path: Path, metadata: dict[str, Any], calls: float) -> dict[int, list[Point]]:
+    """Return by sample how its best picture so far scores, against the calls so far.
+
+    All iterations of a method but the first, the plain picture, cost the same.
+    """
+    n_plain = metadata["sampler"]["calls_per_sample"]
+    lines: dict[int, list[dict[str, Any]]] = {}
+    for text in path.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        lines.setdefault(line["sample"], []).append(line)
+    last = max(line["iteration"] for of_sample in lines.values() for line in of_sample)
+    curves = {}
+    for number, of_sample in lines.items():
+        points: list[Point] = []
+        best = -np.inf
+        for line in of_sample:
+            (score, *_) = line["guidance"].values()
+            if score is not None and score > best:
+                best = score
+                scores = {**line["guidance"], **line["evaluate"]}
+                scores = {name: value for name, value in scores.items() if value is not None}
+            elif points:
+                scores = points[-1].scores
+            at = n_plain + (calls - n_plain) * line["iteration"] / max(last, 1)
+            points.append(Point(at, scores))
+        curves[number] = points
+    return curves
+
+
+def has_held_out(model: "LatentModel") -> bool:
+    """Whether a model has a CLIP that measures: the embedded one, or one that is named."""
+    return model.held_out is not None or model.name == "emoji"
+
+
+@torch.no_grad()
+def embed(pictures: Sequence[Tensor], model: "LatentModel") -> np.ndarray:
+    """Return the held-out CLIP's unit embeddings (n, d) of pictures (3, h, w) in [-1, 1]."""
+    found = [
+        model.clip_b.embed_images(torch.stack(list(pictures[k : k + AT_A_TIME])).to(model.device))
+        for k in range(0, len(pictures), AT_A_TIME)
+    ]
+    return torch.cat(found).float().cpu().numpy()
+
+
+def read_image(path: Path) -> Tensor:
+    """Return a picture of a run as uint8 (3, h, w)."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def read_pictures(folder: Path) -> list[Tensor]:
+    """Return the pictures of a folder as float32 (3, h, w) in [-1, 1], by name."""
+    return [from_image(read_picture(str(p), "suite.real")) for p in sorted(folder.glob("*.png"))]

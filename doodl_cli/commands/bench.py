@@ -1,0 +1,287 @@
+"""`doodl bench`: methods on suites of prompts at equal cost, and what to conclude from it."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import DictConfig
+
+from doodl_cli.bench.budget import KNOBS, Price, spend
+from doodl_cli.bench.runs import SETTINGS, Part, Run
+from doodl_cli.bench.settings import Bench, is_own, read_bench
+from doodl_cli.bench.suite import find_beside, find_file, make_requests, read_suite, read_tuned
+from doodl_cli.commands.application import composer, explained, resolve
+from doodl_cli.commands.arguments import PATH_KEYS, parse_arguments, quote
+from doodl_cli.commands.destination import check_free, locked
+from doodl_cli.commands.help import choices
+from doodl_cli.commands.resume import open_run
+from doodl_cli.commands.run import carry_out, prepare
+from doodl_cli.config import Config, flatten, read_config, show
+from doodl_cli.errors import CannotWrite, Terminated, UserError
+from doodl_cli.files import read_values, write_whole, writing
+from doodl_cli.requests import check_conditions
+
+if TYPE_CHECKING:
+    from doodl_cli.models.latent_model import LatentModel
+
+Compose = Callable[..., DictConfig]
+
+HELP = """\
+doodl bench suite=NAME key=value ...    compare methods at equal cost
+doodl bench resume=DIR                  go on with a bench that was cut short
+doodl bench pairs DIR methods=a,b       a page that shows blind pairs of two methods' pictures
+doodl bench tally FILE...               what the answers say: win rates, agreement
+
+  suite=               {suites}
+                       one is needed; suite.path=FILE: the prompts of suite=file
+  methods=[...]        of none, best_of_n, one_step, full_chain, universal, noise_aware, doodl
+  budget=N             network calls a sample; null: the suite's own
+  seeds=[0]            each adds its thousands to the seeds of the prompts
+  suite.n_prompts=N    only the first prompts of each part
+  vjp_cost=2           what a call with its gradient costs, in calls
+  shard=i/n            of all samples each n-th, from the i-th (0 to n-1) on, in one output_dir
+  output_dir=DIR       new, empty, or this bench's
+
+Everything else is an override of `doodl run`, for all runs: sampler=edict, cfg_scale=2.
+"""
+
+
+def main(words: list[str]) -> None:
+    """Answer `doodl bench`. Raises UserError and whatever a run raises."""
+    if words and words[0] in ("pairs", "tally"):
+        import importlib
+
+        importlib.import_module(f"doodl_cli.commands.{words[0]}").main(words[1:])
+    elif set(words) & {"-h", "--help"}:
+        print(HELP.format(suites=", ".join(choices("suite"))), end="")
+    else:
+        bench(words)
+
+
+def bench(words: list[str]) -> None:
+    """Make the runs that are missing, and then the tables, if all are there."""
+    plan = make_plan(words)
+
+    from doodl_cli.bench.collect import collect
+    from doodl_cli.bench.report import write_report
+    from doodl_cli.commands import task
+
+    first = next(iter(plan.configs.values()))
+    model = task.load(first, task.find_device(first.device))
+    runs = make_runs(plan, model)
+    path = begin(plan)
+    try:
+        for run in runs:
+            complete(run, run.folder(path), model)
+    except (KeyboardInterrupt, Terminated):
+        print(f"doodl: interrupted; go on with bench resume={path}", file=sys.stderr)
+        raise
+    except CannotWrite as error:
+        raise CannotWrite(f"{error}; go on with bench resume={path}") from error
+    results = collect(path, plan.parts, plan.bench, model)
+    if results is None:
+        print("doodl: other shards are not done; bench resume=DIR makes the tables then",
+              file=sys.stderr)  # fmt: skip
+    else:
+        write_report(path, results)
+    print(path)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A bench as it was asked for: its own settings, the words of its runs, and the parts.
+
+    `tuned`: by part and method, the overrides that the package's suites were tuned to.
+    """
+
+    bench: Bench
+    words: list[str]
+    parts: list[Part]
+    tuned: dict[str, dict[str, list[str]]]
+    configs: dict[tuple[str, str], Config]  # by part and method, without the budget's setting
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two benches of one folder have in common."""
+        own = {"shard": None, "resume": None, "output_dir": None}
+        return {
+            "bench": {**self.bench.to_dict(), **own},
+            "run": self.words,
+            "tuned": self.tuned,
+        }
+
+
+def make_plan(words: list[str]) -> Plan:
+    """Check a command line as a whole. Raises UserError; loads and writes nothing."""
+    flags, _ = parse_arguments("bench", words)
+    given = [settle_path(word) for word in flags.overrides]
+    own = [word for word in given if is_own(word.lstrip("+~").partition("=")[0])]
+    others = [word for word in given if word not in own]
+    with explained("bench", flags.overrides), composer(flags.config_dir) as compose:
+        values = resolve(compose("bench", [quote(word) for word in own]))
+        if values.get("resume") is not None:
+            return reopen(values, flags.overrides, compose)
+        if values.get("suite") is None:
+            raise UserError(f"suite: missing; must be one of {', '.join(choices('suite'))}")
+        return plan_parts(read_bench(values), others, compose)
+
+
+def settle_path(word: str) -> str:
+    """Return a word whose path, if it is one that exists, is absolute: a bench goes on anywhere."""
+    name, _, value = word.partition("=")
+    path = os.path.expanduser(value)
+    exists = name.lstrip("+") in PATH_KEYS and value and os.path.exists(path)
+    return f"{name}={os.path.abspath(path)}" if exists else word
+
+
+def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
+    """Return the plan of a bench that was begun. Raises UserError."""
+    folder = Path(str(values["resume"])).expanduser().absolute()
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in ("resume", "shard"):
+            raise UserError(
+                f"{name}: resume={folder} brings its own; only shard may be given beside it"
+            )
+    saved = read_values(folder / SETTINGS, yaml.safe_load)
+    if not {"bench", "run"} <= saved.keys():
+        raise UserError(f"resume={folder}: must be a bench's folder (no readable {SETTINGS})")
+    given = {"shard": values["shard"], "output_dir": str(folder)}
+    return plan_parts(read_bench({**saved["bench"], **given}), saved["run"], compose)
+
+
+def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
+    """Read the prompts and check the settings of every run. Raises UserError."""
+    parts, tuned, configs = [], {}, {}
+    for name, part in bench.suite.parts.items():
+        path = find_file(part, bench.suite)
+        rows = read_suite(path, bench.suite.n_prompts)
+        tuned[name] = read_tuned(path)
+        config = None
+        for method in bench.methods:
+            chosen = [f"method={method}", *tuned[name].get(method, [])]
+            given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
+            values = resolve(compose("run", [quote(word) for word in given]))
+            if method == "noise_aware" and [*values["guidance"]] != ["classifier"]:
+                continue  # it is a classifier itself
+            values |= {"prompts": str(path.absolute()), "shard": bench.shard}
+            config = read_config(values)
+            if not config.guidance:
+                raise UserError(f"guidance: missing; suite={bench.suite.name} has none of its own")
+            configs[name, method] = config
+        if config is None:
+            continue
+        check_conditions(config, make_requests(rows, 0, config.negative_prompt))
+        judge = part.judge or next(iter(config.held_out), "a score")
+        if judge not in config.held_out:
+            raise UserError(
+                f"evaluate={show(list(config.evaluate))}: must have {judge}, to compare by"
+            )
+        real = find_beside(part.real) if part.real else None
+        parts.append(Part(name, rows, next(iter(config.guidance)), judge, real))
+    if not parts:
+        raise UserError("methods=['noise_aware']: needs a suite with guidance=classifier")
+    return Plan(bench, words, parts, tuned, configs)
+
+
+def last_of_each(words: list[str]) -> list[str]:
+    """Return words without those whose key comes again."""
+    return list({word.lstrip("+~").partition("=")[0]: word for word in words}.values())
+
+
+def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
+    """Return all runs, the budget spent. Raises UserError where it does not suffice."""
+    from doodl_cli.commands import task
+
+    runs = []
+    for seed in plan.bench.seeds:
+        for part in plan.parts:
+            for (name, method), config in plan.configs.items():
+                if name != part.name:
+                    continue
+
+                def n_calls(n_steps: int, config: Config = config) -> int:
+                    sampler = replace(config.sampler, n_steps=n_steps)
+                    return task.make_table(replace(config, sampler=sampler), model).n_calls
+
+                try:
+                    n = spend(config, plan.bench.budget, Price(n_calls, plan.bench.vjp_cost))
+                except ValueError as error:
+                    raise UserError(f"budget={plan.bench.budget:g}: {error}") from error
+                if n is not None:
+                    config = set_key(config, KNOBS[method], n)
+                requests = make_requests(part.rows, seed, config.negative_prompt)
+                if config.shard:
+                    i, of = map(int, config.shard.split("/"))
+                    requests = requests[i::of]
+                if requests:
+                    runs.append(Run(part, method, seed, config, requests))
+    return runs
+
+
+def set_key(config: Config, name: str, value: int) -> Config:
+    """Return a configuration with the value of a key of a section."""
+    section, _, key = name.partition(".")
+    return replace(config, **{section: replace(getattr(config, section), **{key: value})})
+
+
+def begin(plan: Plan) -> Path:
+    """Make the bench's folder, or take up one of the same settings. Raises UserError."""
+    path = Path(plan.bench.output_dir).expanduser().absolute()
+    settings = path / SETTINGS
+    if not settings.exists():
+        check_free(path)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
+        return path
+    saved = read_values(settings, yaml.safe_load)
+    if saved.get("run") != plan.settings["run"]:
+        words = show(" ".join(saved.get("run") or []))
+        raise UserError(
+            f"output_dir={path}: holds a bench with other settings of its runs: {words}"
+        )
+    now = flatten({**plan.settings["bench"], "tuned": plan.tuned})
+    before = flatten({**saved.get("bench", {}), "tuned": saved.get("tuned", {})})
+    for name in now:
+        if before.get(name) != now[name]:
+            raise UserError(
+                f"{name}={show(now[name])}: output_dir={path} holds a bench with "
+                f"{show(before.get(name))}; must stay so"
+            )
+    return path
+
+
+def complete(run: Run, path: Path, model: "LatentModel") -> None:
+    """Carry a run out, or what is left of it, in its folder."""
+    from doodl_cli.commands import task
+    from doodl_cli.commands.progress import logged
+    from doodl_cli.run_directory import RunDirectory
+    from doodl_cli.sinks import Sinks
+    from doodl_cli.state import read_state
+
+    config, requests, earlier, state = run.config, run.requests, None, None
+    if (path / "config.yaml").exists():
+        config, requests, earlier = open_run(str(path))
+        state = read_state(path)
+        if earlier.get("status") == "done":
+            return
+    print(f"{run.name}: {len(requests)} samples", file=sys.stderr, flush=True)
+    config = task.settle_guidance(task.settle(config, model.device))
+    model.calls.network = model.calls.vjps = 0
+    prepared = prepare(config, requests, model, earlier)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    cost = task.Meter(model, model.device, state.progress["cost"] if state else None)
+    config = replace(config, output_dir=str(path))
+    with (
+        locked(path),
+        RunDirectory(path, config, prepared.facts, cost, {}, requests, earlier, state) as directory,
+        logged(directory),
+    ):
+        for _ in carry_out(prepared, directory, Sinks([], config.last_iteration)):
+            pass

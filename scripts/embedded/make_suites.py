@@ -1,0 +1,217 @@
+"""Write the embedded model's suites of `doodl bench`, doodl_cli/assets/suites, with fixed seeds.
+
+    complex     100 prompts with backgrounds, relations, counts and styles: DrawBench in small
+    vocabulary  12 concepts that the text encoder has no word for, 8 seeds each, and real drawings
+                of them, for the Frechet distance
+    references  50 drawings over a colour, each with its concept's caption
+    aesthetic   100 captions
+
+A row's `check` is what can be read off the picture without a judge. tuning/ has what methods are
+tuned on: prompts, seeds, pictures and classes that are in none of the suites.
+
+    python scripts/embedded/make_suites.py --data build/emoji
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from captions import GROUP_CAPTIONS, STYLES, VOCABULARY, with_article
+from captions import pluralise as plural
+from data import load
+from pictures import CLOSE, draw_background, read_set
+from PIL import Image
+
+from doodl_cli.bench.checks import BACKGROUNDS
+
+SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
+SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
+N_SEEDS = 8
+FIRST_TUNING_SEED = 10_000
+COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
+TUNING_CLASSES = (
+    "cat",
+    "dolphin",
+    "rose",
+    "sunflower",
+    "hamburger",
+    "grapes",
+    "motorcycle",
+    "ship",
+)
+
+
+def on(colour: str) -> str:
+    return f"on {with_article(colour)} background"
+
+
+def draw_single(names: list[str], rng: Random) -> dict:
+    colour = rng.choice(COLOURS)
+    return {"prompt": f"{with_article(names[0])} {on(colour)}", "check": {"background": colour}}
+
+
+def draw_order(names: list[str], rng: Random) -> dict:
+    first, second = names[:2]
+    relation = rng.choice(("above", "below"))
+    top, bottom = (first, second) if relation == "above" else (second, first)
+    prompt = f"{with_article(first)} {relation} {with_article(second)}"
+    return {"prompt": prompt, "check": {"top": top, "bottom": bottom}}
+
+
+def draw_pair(names: list[str], rng: Random) -> dict:
+    first, second = names[:2]
+    prompt = f"{with_article(first)} {rng.choice(('beside', 'next to'))} {with_article(second)}"
+    return {"prompt": prompt, "check": {"sides": [first, second]}}
+
+
+def draw_order_on_background(names: list[str], rng: Random) -> dict:
+    entry, colour = draw_order(names, rng), rng.choice(COLOURS)
+    check = {**entry["check"], "background": colour}
+    return {"prompt": f"{entry['prompt']} {on(colour)}", "check": check}
+
+
+def draw_count(names: list[str], rng: Random) -> dict:
+    colour, count = rng.choice(COLOURS), rng.choice(("two", "three", "four"))
+    prompt = f"{count} {plural(names[0])} {on(colour)}"
+    return {"prompt": prompt, "check": {"background": colour}}
+
+
+def draw_style(names: list[str], rng: Random) -> dict:
+    colour, style = rng.choice(COLOURS), rng.choice(STYLES)
+    prompt = f"{with_article(style + ' picture')} of {with_article(names[0])} {on(colour)}"
+    return {"prompt": prompt, "check": {"background": colour}}
+
+
+KINDS: dict[str, tuple[Callable[[list[str], Random], dict], int]] = {
+    "background": (draw_single, 20),
+    "order": (draw_order, 20),
+    "pair": (draw_pair, 20),
+    "order_on_background": (draw_order_on_background, 15),
+    "count": (draw_count, 10),
+    "style": (draw_style, 15),
+}
+
+
+def read_classes() -> list[str]:
+    """Return the names of the held-out classifier's classes that a prompt of two may use."""
+    classes = [line.split("\t")[0] for line in read_set("classes.txt")]
+    return [name for name in classes if name not in VOCABULARY and len(name.split()) <= 2]
+
+
+def make_complex(seed: int, share: float = 1.0) -> list[dict]:
+    """Return the complex prompts, or a share of as many of each kind."""
+    rng, names = Random(seed), read_classes()
+    rows = []
+    for kind, (draw, n) in KINDS.items():
+        for _ in range(round(share * n)):
+            rows.append({"kind": kind, **draw(rng.sample(names, 2), rng)})
+    return rows
+
+
+def make_vocabulary() -> list[dict]:
+    """Return each concept's neutral prompt with every seed."""
+    return [
+        {"prompt": prompt, "seed": seed, "target": name, "check": {"class": name}}
+        for name, (prompt, _) in VOCABULARY.items()
+        for seed in range(N_SEEDS)
+    ]
+
+
+def make_references(
+    folder: Path, rgba: np.ndarray, rows: list[dict], lines: list[str], rng: Random
+) -> list[dict]:
+    """Draw one drawing of each concept over a colour, and return the suite's rows."""
+    folder.mkdir(parents=True)
+    suite = []
+    for k, line in enumerate(lines):
+        caption, code = line.split("\t")
+        index = rng.choice([i for i, row in enumerate(rows) if row["hexcode"] == code])
+        mean = mean_colour(rgba[index])
+        far = [c for c in BACKGROUNDS.values() if np.linalg.norm(mean - c) > CLOSE]
+        save(folder / f"{k:02}.png", rgba[index], rng.choice(far))
+        image = f"{folder.name}/{k:02}.png"
+        suite.append({"prompt": caption, "image": image, "source": rows[index]["id"]})
+    return suite
+
+
+def mean_colour(drawing: np.ndarray) -> np.ndarray:
+    """Return the mean colour (3,) of a drawing (h, w, 4)."""
+    colour, alpha = drawing[..., :3].astype(float), drawing[..., 3:] / 255
+    return (colour * alpha).sum((0, 1)) / alpha.sum()
+
+
+def save(path: Path, drawing: np.ndarray, background: tuple[int, ...]) -> None:
+    """Write a drawing (h, w, 4) over a colour."""
+    colour, alpha = drawing[..., :3].astype(float), drawing[..., 3:] / 255
+    picture = colour * alpha + np.array(background) * (1 - alpha)
+    Image.fromarray(picture.round().astype(np.uint8)).save(path, optimize=True)
+
+
+def draw_real(folder: Path, rgba: np.ndarray, rows: list[dict], rng: Random) -> None:
+    """Write every drawing of the vocabulary's concepts, over what the noise may make of it."""
+    folder.mkdir(parents=True)
+    for name, (_, codes) in VOCABULARY.items():
+        found = [i for i, row in enumerate(rows) if row["hexcode"] in codes]
+        for k, index in enumerate(found):
+            said = "said"
+            while said is not None:  # a background that the caption leaves open
+                said, background = draw_background(rng, mean_colour(rgba[index])[None])
+            save(folder / f"{name}-{k:02}.png", rgba[index], background)
+
+
+def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
+    """Write a suite; a row without a seed gets its number."""
+    seeded = [{"seed": first_seed + k, **row} for k, row in enumerate(rows)]
+    text = "".join(f"{json.dumps(row)}\n" for row in seeded)
+    path = SUITES / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(f"{name}: {len(rows)}")
+
+
+def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
+    """Write what methods are tuned on."""
+    captions = read_set("retrieval_captions.txt")
+    names = sorted({row["name"] for row in rows if row["split"] == "train"} - set(VOCABULARY))
+    names = [name for name in names if with_article(name) not in captions]
+    names = [name for name in names if len(name.split()) <= 2 and name.isascii()]
+    rng = Random(SEED_OF_TUNING)
+    rng.shuffle(names)
+    write("tuning/complex", make_complex(SEED_OF_TUNING, 0.25), FIRST_TUNING_SEED)
+    group = {row["name"]: row["group"] for row in rows}
+    classes = [
+        {"prompt": GROUP_CAPTIONS[group[name]], "target": name, "check": {"class": name}}
+        for name in TUNING_CLASSES
+        for _ in range(2)
+    ]
+    write("tuning/vocabulary", classes, FIRST_TUNING_SEED)
+    codes = {row["name"]: row["hexcode"] for row in rows}
+    lines = [f"{with_article(name)}\t{codes[name]}" for name in names[:16]]
+    folder = SUITES / "tuning/references"
+    write("tuning/references", make_references(folder, rgba, rows, lines, rng), FIRST_TUNING_SEED)
+    aesthetic = [{"prompt": with_article(name)} for name in names[16:40]]
+    write("tuning/aesthetic", aesthetic, FIRST_TUNING_SEED)
+
+
+def main() -> None:
+    """Write every suite."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("build/emoji"))
+    rgba, rows = load(parser.parse_args().data)
+    shutil.rmtree(SUITES, ignore_errors=True)
+    write("complex", make_complex(SEED))
+    write("vocabulary", make_vocabulary())
+    draw_real(SUITES / "vocabulary", rgba, rows, Random(SEED_OF_DRAWINGS))
+    lines = read_set("retrieval_concepts.txt")[:50]
+    folder = SUITES / "references"
+    write("references", make_references(folder, rgba, rows, lines, Random(SEED_OF_REFERENCES)))
+    write("aesthetic", [{"prompt": caption} for caption in read_set("retrieval_captions.txt")])
+    make_tuning(rgba, rows)
+
+
+if __name__ == "__main__":
+    main()

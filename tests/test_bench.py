@@ -1,0 +1,247 @@
+"""`doodl bench` as the user types it: equal cost; the same tables twice, killed, in shards."""
+
+import csv
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from doodl_cli.bench.budget import KNOBS, Price, count, spend
+from doodl_cli.bench.suite import packaged, read_suite
+from doodl_cli.cli import main
+from doodl_cli.commands.application import composer, resolve
+from doodl_cli.commands.bench import set_key
+from doodl_cli.config import METHODS, read_config
+from tests.runs import needs_weights, read_metadata, start
+
+WORDS = ["bench", "suite=file", "suite.path=p.jsonl", "guidance=colourfulness", "memory=full"]
+WORDS += ["device=cpu", "sampler.n_steps=2", "budget=12"]
+METHODS_HERE = ["none", "best_of_n", "one_step", "full_chain", "universal", "doodl"]
+TABLES = ("table.md", "results.csv", "comparisons.csv")
+
+
+def write_prompts(folder):
+    rows = [
+        {"prompt": "a cat on a red background", "seed": 4, "check": {"background": "red"}},
+        {"prompt": "a red apple", "seed": 5, "check": {"background": "white"}},
+    ]
+    (folder / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def read_tables(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A bench of every method that any guidance goes with, two prompts and one seed."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_prompts(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main([*WORDS, f"methods=[{','.join(METHODS_HERE)}]", "output_dir=out"]) == 0
+    finally:
+        os.chdir(before)
+    return folder / "out"
+
+
+def read_results(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_price():
+    return Price(lambda n_steps: n_steps, 2.0)
+
+
+def compose(*words):
+    with composer(None) as make:
+        return read_config(resolve(make("run", ["prompt=x", "guidance=colourfulness", *words])))
+
+
+@needs_weights
+def test_every_method_spends_the_budget_as_predicted_and_no_more(whole):
+    """What is planned is what the counters say, for every method."""
+    lines = read_results(whole)
+    assert {line["method"] for line in lines} == set(METHODS_HERE)
+    for line in lines:
+        run = whole / f"runs/file/{line['method']}/0"
+        config = read_config(yaml.safe_load((run / "config.yaml").read_text()))
+        planned = compose(f"method={line['method']}", "sampler.n_steps=2", "memory=full")
+        knob = KNOBS.get(line["method"])
+        n = spend(planned, 12, read_price())
+        if knob is not None:
+            section, key = knob.split(".")
+            assert getattr(getattr(config, section), key) == n
+        predicted = read_price().of(planned, n or 1)
+        assert float(line["calls"]) == pytest.approx(predicted)
+        assert predicted <= 12
+        cost = read_metadata(run)["cost"]
+        assert float(line["calls"]) == count(cost["network_calls"] / 2, cost["vjps"] / 2, 2.0)
+
+
+@pytest.mark.parametrize("memory", ["full", "reversible"])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"none", "noise_aware"}))
+def test_one_more_of_what_spends_the_budget_would_not_be_in_it(method, memory):
+    config = compose(f"method={method}", f"memory={memory}")
+    price = read_price()
+    n = spend(config, 400, price)
+    assert price.of(config, n) <= 400 < price.of(config, n + 1)
+    with pytest.raises(ValueError, match=f"method={method} needs"):
+        spend(config, 1, price)
+    assert spend(compose("method=none"), 400, price) is None
+    assert set_key(config, KNOBS[method], 7) != config
+
+
+@needs_weights
+def test_the_tables_hold_scores_checks_and_comparisons(whole):
+    first = read_results(whole)[0]
+    assert {"colourfulness", "clip_text_b", "checks", "change", "calls"} <= first.keys()
+    assert (first["method"], first["seed"], first["change"]) == ("none", "4", "0.0")
+    with (whole / "comparisons.csv").open(newline="") as file:
+        compared = list(csv.DictReader(file))
+    gains = {line["than"]: float(line["gain"]) for line in compared
+             if line["score"] == "colourfulness"}  # fmt: skip
+    assert set(gains) == set(METHODS_HERE) - {"doodl"}
+    assert gains["none"] > 0
+    assert all(float(x["gain_low"]) <= float(x["gain"]) <= float(x["gain_high"]) for x in compared)
+    table = (whole / "table.md").read_text()
+    assert "## file: 2 prompts, 2 pictures a method" in table
+    assert re.search(r"\| doodl \|.* n_iters=2 clip=0.01 \|", table)
+
+
+@needs_weights
+def test_the_page_is_one_file_that_refers_to_nothing_outside(whole):
+    page = (whole / "bench.html").read_text()
+    assert page.count('<img src="data:image/') == page.count("<img") == 2
+    assert not re.search(r"https?://|@import|url\(|fetch\(|<link|<script", page)
+
+
+@needs_weights
+def test_pairs_of_a_bench_are_asked_about(whole, capsys):
+    assert main(["bench", "pairs", str(whole), "methods=doodl,none"]) == 0
+    page = (whole / "pairs.html").read_text()
+    assert "a cat on a red background" in page
+    assert main(["bench", "pairs", str(whole)]) == 2
+    assert "methods=missing: must be two of none, best_of_n" in capsys.readouterr().err
+
+
+@needs_weights
+def test_the_same_command_again_does_nothing_and_others_are_refused(whole, monkeypatch, capsys):
+    monkeypatch.chdir(whole.parent)
+    words = [*WORDS, f"methods=[{','.join(METHODS_HERE)}]", "output_dir=out"]
+    before, began = read_tables(whole), (whole / "runs/file/doodl/0/metadata.json").stat().st_mtime
+    assert main(words) == 0
+    assert read_tables(whole) == before
+    assert (whole / "runs/file/doodl/0/metadata.json").stat().st_mtime == began
+    capsys.readouterr()
+    assert main([*words, "budget=13"]) == 2
+    assert "budget=13: output_dir=" in capsys.readouterr().err
+    assert main([*words, "cfg_scale=2"]) == 2
+    assert "holds a bench with other settings of its runs" in capsys.readouterr().err
+
+
+@needs_weights
+def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path):
+    write_prompts(tmp_path)
+    words = [*WORDS, f"methods=[{','.join(METHODS_HERE)}]"]
+    process = start(*words, "output_dir=killed", cwd=tmp_path)
+    state = tmp_path / "killed/runs/file/best_of_n/0/state.safetensors"
+    until = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed/table.md").exists()
+    assert main(["bench", f"resume={tmp_path / 'killed'}"]) == 0
+    assert read_tables(tmp_path / "killed") == read_tables(whole)
+
+    shards = [*words, f"output_dir={tmp_path / 'shards'}", f"suite.path={tmp_path / 'p.jsonl'}"]
+    assert main([*shards, "shard=1/2"]) == 0
+    assert not (tmp_path / "shards/table.md").exists()
+    assert main([*shards, "shard=0/2"]) == 0
+    assert (tmp_path / "shards/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "suite: missing; must be one of aesthetic, complex, "),
+        (["suite=complx"], "suite=complx: must be one of aesthetic"),
+        (["suite=file", "guidance=colourfulness"], "suite.path: missing; must be a file of"),
+        (["suite=file", "suite.path=no.txt", "guidance=colourfulness"], "suite.path=no.txt: must"),
+        (["suite=file", "suite.path=p.jsonl"], "guidance: missing; suite=file has none"),
+        (["suite=smoke", "methods=[dodl]"], "methods=dodl: must be of doodl, none"),
+        (["suite=smoke", "methods=[doodl,doodl]"], "methods=['doodl', 'doodl']: one is given"),
+        (["suite=smoke", "methods=doodl"], "methods=doodl: must be a list of"),
+        (["suite=complex", "methods=[noise_aware]"], "needs a suite with guidance=classifier"),
+        (["suite=smoke", "budget=0"], "budget=0: must be a number above 0"),
+        (["suite=smoke", "budget=3"], "budget=3: method="),
+        (["suite=smoke", "seeds=[-1]"], "seeds=[-1]: must be a list of whole numbers"),
+        (["suite=smoke", "vjp_cost=0.5"], "vjp_cost=0.5: must be a number from 1"),
+        (["suite=smoke", "sampler.n_step=3"], "did you mean sampler.n_steps?"),
+        (["suite=smoke", "evaluate=colourfulness"], "must have clip_text_b, "),
+        (["suite=smoke", "shard=2/2"], "shard=2/2: must be i/n"),
+        (["suite=file", "suite.path=bad.jsonl", "guidance=clip_text"], "line 1: check.colour: "),
+        (["resume=nowhere"], "nowhere: must be a bench's folder"),
+        (["resume=nowhere", "budget=3"], "budget: resume="),
+        (["suite=smoke", "output_dir=full"], "full: must be a new or an empty folder"),
+        (["suite=drawbench"], "sayakpaul/drawbench is not in the Hugging Face cache"),
+    ],
+)
+@needs_weights
+def test_bad_input_exits_2_with_one_line_and_writes_nothing(
+    words, line, folder, capsys, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_prompts(folder)
+    (folder / "bad.jsonl").write_text('{"prompt": "x", "check": {"colour": "red"}}\n')
+    (folder / "full").mkdir()
+    (folder / "full/file").touch()
+    before = sorted(folder.rglob("*"))
+    assert main(["bench", *words]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+@needs_weights
+def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are():
+    from doodl_cli.models.locate import find_folder
+
+    settings = json.loads((find_folder("emoji", None) / "classifier_b/config.json").read_text())
+    labels = set(settings["id2label"].values())
+    sizes = {"complex": 100, "vocabulary": 96, "references": 50, "aesthetic": 100}
+    for name, n in sizes.items():
+        rows = read_suite(packaged() / f"{name}.jsonl", None)
+        tuning = read_suite(packaged() / f"tuning/{name}.jsonl", None)
+        assert len(rows) == n
+        assert not {row.unit for row in rows if row.check} & {row.unit for row in tuning}
+        assert not {row.seed for row in rows} & {row.seed for row in tuning}
+        for row in [*rows, *tuning]:
+            for kind, value in row.check.items():
+                if kind != "background":
+                    assert set(value if isinstance(value, list) else [value]) <= labels
+    assert len({row.unit for row in read_suite(packaged() / "vocabulary.jsonl", None)}) == 12
+    assert [row.target for row in read_suite(packaged() / "vocabulary.jsonl", 2)] == [
+        "penguin",
+        "snail",
+    ]
+
+
+def test_tables_of_partiprompts_and_drawbench_are_read(tmp_path):
+    parti = tmp_path / "PartiPrompts.tsv"
+    parti.write_text('Prompt\tCategory\tNote\na "cat\tAnimals\t\na dog, sitting\tAnimals\tx\n')
+    assert [row.prompt for row in read_suite(parti, None)] == ['a "cat', "a dog, sitting"]
+    draw = tmp_path / "drawbench.csv"
+    draw.write_text('Prompts,Category\n"one, two",Colors\n')
+    (row,) = read_suite(draw, None)
+    assert (row.prompt, row.seed) == ("one, two", 0)
