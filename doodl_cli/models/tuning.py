@@ -16,10 +16,11 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
     `compiled` rounds otherwise than not compiled, and otherwise with a gradient than without:
     CUDA graphs, which replay one and the same for both, keep the sampler invertible.
     """
-    if (
-        model.device.type == "cuda"
-    ):  # the decoder is slower so: its norms copy what convolutions don't
+    device = model.device.type
+    if device in ("cpu", "cuda"):
         model.unet.to(memory_format=torch.channels_last)
+    if device == "cpu":  # on a GPU the norms of large pictures copy more than convolutions save
+        model.vae.to(memory_format=torch.channels_last)
     if unet_checkpointing:
         model.unet.enable_gradient_checkpointing(recompute)
     if compiled:
