@@ -1,11 +1,14 @@
 """What makes a model's networks fast, or small, on a GPU. They compute the same otherwise."""
 
+from importlib.util import find_spec
+
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
-from doodl_cli.models.latent_model import LatentModel
+from doodl_cli.models.latent_model import HALVES, LatentModel
+from doodl_cli.models.norms import fuse_norms
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -16,10 +19,8 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
     `compiled` rounds otherwise than not compiled, and otherwise with a gradient than without:
     CUDA graphs, which replay one and the same for both, keep the sampler invertible.
     """
-    if (
-        model.device.type == "cuda"
-    ):  # the decoder is slower so: its norms copy what convolutions don't
-        model.unet.to(memory_format=torch.channels_last)
+    if model.device.type == "cuda":
+        lay_out(model, compiled)
     if unet_checkpointing:
         model.unet.enable_gradient_checkpointing(recompute)
     if compiled:
@@ -27,3 +28,15 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
         for module in model.unet.modules():
             if isinstance(module, BasicTransformerBlock | ResnetBlock2D):
                 module.compile(dynamic=False)
+
+
+def lay_out(model: LatentModel, compiled: bool) -> None:
+    """Have convolutions see channels last, and norms too, but in what the compiler fuses itself."""
+    model.unet.to(memory_format=torch.channels_last)
+    if find_spec("triton") is None:  # PyTorch on Windows comes without
+        return
+    if not compiled:
+        fuse_norms(model.unet)
+    if model.vae.dtype in HALVES:
+        model.vae.decoder.to(memory_format=torch.channels_last)
+        fuse_norms(model.vae.decoder)
