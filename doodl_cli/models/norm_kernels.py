@@ -7,7 +7,7 @@ group and all positions of a sample:
 
 Its gradient for frozen weights, where g = weight d loss / d y and <.> is that same average:
 
-    d loss / d x = rstd (g - <g> - z <g z>)
+    d loss / d x = rstd (g - <g> - z <z g>)
 
 A tensor is seen as (n, p, c), samples, positions and channels, the channels adjacent in memory.
 Both directions take three kernels. The first reduces tiles of positions, each channel apart: rows
@@ -50,14 +50,15 @@ class GroupNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float, silu: bool
     ) -> Tensor:
         rows = as_rows(x)
-        cut = Cut(*rows.shape, n_groups)
+        n, p, c = rows.shape
+        cut = Cut(n, p, c, n_groups)
         with torch.cuda.device_of(x):
             mean, rstd = find_moments(rows, cut, eps)
-            out = torch.empty_like(rows)
+            out = empty_last(x)
             normalise[cut.grid](rows, weight, bias, mean, rstd, out, SILU=silu, **cut.sizes)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.cut, ctx.silu = cut, silu
-        return like(out, x)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -66,9 +67,9 @@ class GroupNorm(torch.autograd.Function):
         given = (as_rows(x), *rest, as_rows(cotangents[0]))
         with torch.cuda.device_of(x):
             averages = find_averages(given, ctx.cut, ctx.silu)
-            vjp = torch.empty_like(given[0])
+            vjp = empty_last(x)
             pull_back[ctx.cut.grid](*given, *averages, vjp, SILU=ctx.silu, **ctx.cut.sizes)
-        return like(vjp, x), None, None, None, None, None
+        return vjp, None, None, None, None, None
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -76,9 +77,11 @@ def as_rows(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
-def like(rows: Tensor, x: Tensor) -> Tensor:
-    """Return rows (n, p, c) in the shape of x, in the same memory."""
-    return rows.transpose(1, 2).view(x.shape)
+def empty_last(x: Tensor) -> Tensor:
+    """Return room for a tensor in the shape of x (n, c, ...) whose memory is (n, p, c)."""
+    n, c, *spatial = x.shape
+    strides = x.new_empty(n, *spatial, c, device="meta").movedim(-1, 1).stride()
+    return x.new_empty_strided(x.shape, strides)
 
 
 @dataclass(frozen=True)
@@ -114,25 +117,25 @@ class Cut:
         D = triton.next_power_of_2(self.c // self.n_groups)
         return {"p": self.p, "c": self.c, "P": self.tile[0], "T": max(1, N_REDUCED // D), "D": D}
 
-    def results(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return room for two numbers a tile and channel."""
-        return like.new_empty(2, self.n, self.grid[0], self.c, dtype=torch.float32).unbind()
+    def results(self, x: Tensor) -> Tensor:
+        """Return room for two numbers (2, n, tiles, c) a tile and channel."""
+        return x.new_empty(2, self.n, self.grid[0], self.c, dtype=torch.float32)
 
-    def reduced(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return room for two numbers a sample and group."""
-        return like.new_empty(2, self.n, self.n_groups, dtype=torch.float32).unbind()
+    def reduced(self, x: Tensor) -> Tensor:
+        """Return room for two numbers (2, n, n_groups) a sample and group."""
+        return x.new_empty(2, self.n, self.n_groups, dtype=torch.float32)
 
 
-def find_moments(x: Tensor, cut: Cut, eps: float) -> tuple[Tensor, Tensor]:
-    """Return mean and rstd (n, n_groups) of rows (n, p, c)."""
+def find_moments(x: Tensor, cut: Cut, eps: float) -> Tensor:
+    """Return mean and rstd (2, n, n_groups) of rows (n, p, c)."""
     parts, moments = cut.results(x), cut.reduced(x)
     measure[cut.grid](x, *parts, **cut.sizes)
     combine[cut.n_groups, cut.n](*parts, *moments, eps, **cut.reduction)
     return moments
 
 
-def find_averages(given: tuple[Tensor, ...], cut: Cut, silu: bool) -> tuple[Tensor, Tensor]:
-    """Return <g> and <g z> (n, n_groups) of what `pull_back` is given."""
+def find_averages(given: tuple[Tensor, ...], cut: Cut, silu: bool) -> Tensor:
+    """Return <g> and <z g> (2, n, n_groups), of what `pull_back` is given besides."""
     parts, averages = cut.results(given[0]), cut.reduced(given[0])
     measure_cotangent[cut.grid](*given, *parts, SILU=silu, **cut.sizes)
     average[cut.n_groups, cut.n](*parts, *averages, **cut.reduction)
@@ -211,13 +214,16 @@ def combine(means, squares, mean, rstd, eps, p, c, P: tl.constexpr, T: tl.conste
 
 
 @triton.jit
-def standardise(x, at, exists, channel, weight, bias, mean, rstd, c, n_groups):
-    """Return z and y (P, C) of a tile, the weights (1, C) and rstd (1, C)."""
+def load_channels(numbers, channel, c):
+    """Return numbers (c,) of the channels as (1, C)."""
+    return load(numbers, channel, channel < c)[None, :]
+
+
+@triton.jit
+def load_groups(numbers, channel, c, n_groups):
+    """Return numbers (n, n_groups) of the channels' groups as (1, C)."""
     group = tl.program_id(2) * n_groups + channel // (c // n_groups)
-    rstd = load(rstd, group, channel < c)[None, :]
-    weight = load(weight, channel, channel < c)[None, :]
-    z = (load(x, at, exists) - load(mean, group, channel < c)[None, :]) * rstd
-    return z, weight * z + load(bias, channel, channel < c)[None, :], weight, rstd
+    return load(numbers, group, channel < c)[None, :]
 
 
 @triton.jit(do_not_specialize=["p"])
@@ -225,29 +231,35 @@ def normalise(x, weight, bias, mean, rstd, out, p, c, n_groups, P: tl.constexpr,
               SILU: tl.constexpr):  # fmt: skip
     """Store y of a tile, or its SiLU."""
     at, exists, channel = place(p, c, P, C)
-    _, y, _, _ = standardise(x, at, exists, channel, weight, bias, mean, rstd, c, n_groups)
+    z = load(x, at, exists) - load_groups(mean, channel, c, n_groups)
+    z *= load_groups(rstd, channel, c, n_groups)
+    y = load_channels(weight, channel, c) * z + load_channels(bias, channel, c)
     if SILU:
         y *= tl.sigmoid(y)
     tl.store(out + at, y, mask=exists)
 
 
 @triton.jit
-def pull_to_z(cotangent, at, exists, y, weight, SILU: tl.constexpr):
-    """Return g (P, C) of a tile; it is 0 where nothing exists."""
-    g = weight * load(cotangent, at, exists)
+def pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P: tl.constexpr,
+              C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+    """Return g and z (P, C) of a tile; g is 0 where nothing exists."""
+    at, exists, channel = place(p, c, P, C)
+    z = load(x, at, exists) - load_groups(mean, channel, c, n_groups)
+    z *= load_groups(rstd, channel, c, n_groups)
+    scale = load_channels(weight, channel, c)
+    g = scale * load(cotangent, at, exists)
     if SILU:
+        y = scale * z + load_channels(bias, channel, c)
         sigmoid = tl.sigmoid(y)
         g *= sigmoid * (1 + y * (1 - sigmoid))
-    return g
+    return g, z
 
 
 @triton.jit(do_not_specialize=["p"])
 def measure_cotangent(x, weight, bias, mean, rstd, cotangent, sums, products, p, c, n_groups,
                       P: tl.constexpr, C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
     """Store the sums of g and of z g over a tile, each channel apart."""
-    at, exists, channel = place(p, c, P, C)
-    z, y, weight, _ = standardise(x, at, exists, channel, weight, bias, mean, rstd, c, n_groups)
-    g = pull_to_z(cotangent, at, exists, y, weight, SILU)
+    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P, C, SILU)
     store_results(sums, tl.sum(g, 0), products, tl.sum(z * g, 0), c, C)
 
 
@@ -270,12 +282,7 @@ def average(sums, products, mean_g, mean_zg, p, c, P: tl.constexpr, T: tl.conste
 def pull_back(x, weight, bias, mean, rstd, cotangent, mean_g, mean_zg, vjp, p, c, n_groups,
               P: tl.constexpr, C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
     """Store d loss / d x of a tile."""
+    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P, C, SILU)
     at, exists, channel = place(p, c, P, C)
-    z, y, weight, rstd = standardise(
-        x, at, exists, channel, weight, bias, mean, rstd, c, n_groups
-    )  # fmt: skip
-    g = pull_to_z(cotangent, at, exists, y, weight, SILU)
-    group = tl.program_id(2) * n_groups + channel // (c // n_groups)
-    apart = g - load(mean_g, group, channel < c)[None, :]
-    apart -= z * load(mean_zg, group, channel < c)[None, :]
-    tl.store(vjp + at, rstd * apart, mask=exists)
+    g -= load_groups(mean_g, channel, c, n_groups) + z * load_groups(mean_zg, channel, c, n_groups)
+    tl.store(vjp + at, load_groups(rstd, channel, c, n_groups) * g, mask=exists)

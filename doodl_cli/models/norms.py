@@ -6,6 +6,9 @@ the class of a network's norms and activations in place: parameters, names and h
 where the kernels do not apply (off a GPU, weights that learn) PyTorch computes as before.
 """
 
+import sys
+
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.resnet import ResnetBlock2D
@@ -46,6 +49,23 @@ class EmbeddingSiLU(nn.SiLU):
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.ndim == 4 else super().forward(x)
+
+
+def can_fuse(device: torch.device) -> bool:
+    """Tell whether the kernels run on a device, and say on stderr why not.
+
+    Triton is not on every system; it needs a C compiler, Python's headers and a GPU that it knows.
+    """
+    try:
+        from doodl_cli.models.norm_kernels import group_norm
+
+        x, weight = torch.ones(1, 64, 16, device=device), torch.ones(64, device=device)
+        group_norm(x, weight, weight, n_groups=32, eps=1e-5, silu=True)
+    except Exception as error:  # what Triton raises has no common class
+        reason = str(error).strip().partition("\n")[0]
+        print(f"device={device}: slower group norms, without Triton: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 def fuse_norms(network: nn.Module) -> None:

@@ -1,14 +1,12 @@
 """What makes a model's networks fast, or small, on a GPU. They compute the same otherwise."""
 
-from importlib.util import find_spec
-
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
 from doodl_cli.models.latent_model import HALVES, LatentModel
-from doodl_cli.models.norms import fuse_norms
+from doodl_cli.models.norms import can_fuse, fuse_norms
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -31,9 +29,12 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
 
 
 def lay_out(model: LatentModel, compiled: bool) -> None:
-    """Have convolutions see channels last, and norms too, but in what the compiler fuses itself."""
+    """Have convolutions see channels last, and norms too; a compiler fuses the UNet's itself.
+
+    A decoder in float32 stays as it is.
+    """
     model.unet.to(memory_format=torch.channels_last)
-    if find_spec("triton") is None:  # PyTorch on Windows comes without
+    if not can_fuse(model.device):
         return
     if not compiled:
         fuse_norms(model.unet)
