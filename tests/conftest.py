@@ -1,8 +1,13 @@
-"""Fixtures of the tests of the command line."""
+"""Fixtures of the tests of the command line, and Triton's interpreter where there is no GPU."""
 
+import os
 import sys
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton, which reads it then
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
-from doodl_cli.models.latent_model import LatentModel
+from doodl_cli.models.latent_model import HALVES, LatentModel
+from doodl_cli.models.norms import can_fuse, fuse_norms
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -16,11 +17,11 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
     `compiled` rounds otherwise than not compiled, and otherwise with a gradient than without:
     CUDA graphs, which replay one and the same for both, keep the sampler invertible.
     """
-    device = model.device.type
-    if device in ("cpu", "cuda"):
-        model.unet.to(memory_format=torch.channels_last)
-    if device == "cpu":  # on a GPU the norms of large pictures copy more than convolutions save
-        model.vae.to(memory_format=torch.channels_last)
+    if model.device.type == "cpu":
+        for network in (model.unet, model.vae):
+            network.to(memory_format=torch.channels_last)
+    if model.device.type == "cuda":
+        lay_out(model, compiled)
     if unet_checkpointing:
         model.unet.enable_gradient_checkpointing(recompute)
     if compiled:
@@ -28,3 +29,18 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
         for module in model.unet.modules():
             if isinstance(module, BasicTransformerBlock | ResnetBlock2D):
                 module.compile(dynamic=False)
+
+
+def lay_out(model: LatentModel, compiled: bool) -> None:
+    """Have convolutions see channels last, and norms too; a compiler fuses the UNet's itself.
+
+    A decoder in float32 stays as it is.
+    """
+    model.unet.to(memory_format=torch.channels_last)
+    if not can_fuse(model.device):
+        return
+    if not compiled:
+        fuse_norms(model.unet)
+    if model.vae.dtype in HALVES:
+        model.vae.decoder.to(memory_format=torch.channels_last)
+        fuse_norms(model.vae.decoder)
