@@ -148,7 +148,7 @@ def test_the_same_command_again_does_nothing_and_others_are_refused(whole, monke
 
 
 @needs_weights
-def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path):
+def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path, capsys):
     write_prompts(tmp_path)
     words = [*WORDS, f"methods=[{','.join(METHODS_HERE)}]"]
     process = start(*words, "output_dir=killed", cwd=tmp_path)
@@ -168,6 +168,14 @@ def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole
     assert not (tmp_path / "shards/table.md").exists()
     assert main([*shards, "shard=0/2"]) == 0
     assert (tmp_path / "shards/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    runs = sorted((tmp_path / "shards/runs").rglob("*"))
+    (tmp_path / "shards/table.md").unlink()
+    assert main(["bench", f"resume={tmp_path / 'shards'}"]) == 0
+    assert (tmp_path / "shards/table.md").exists()
+    assert sorted((tmp_path / "shards/runs").rglob("*")) == runs
+    capsys.readouterr()
+    assert main(shards) == 2
+    assert "was begun with shard=0/2; must be i/2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

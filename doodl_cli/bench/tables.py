@@ -93,7 +93,7 @@ def diversity_of_units(samples: Iterable[Sample]) -> dict[str, float]:
 
 def compare_all(results: Results, part: Part) -> dict[tuple[str, str], Comparison]:
     """Return by baseline and score how much higher `doodl` is, none where it was not run."""
-    methods = results.methods(part.name)
+    methods = part.methods
     if OURS not in methods:
         return {}
     found = {}
@@ -163,7 +163,7 @@ def write_seconds(results: Results) -> str:
                 "seconds": f"{summarise(results, part, method).seconds:.3f}",
             }
             for part in results.parts
-            for method in results.methods(part.name)
+            for method in part.methods
         ]
     )
 
@@ -183,7 +183,7 @@ Table = list[list[str]]  # the first row is the head
 def means_table(results: Results, part: Part) -> Table:
     """Return a part's means with their intervals, a method a row."""
     scores = list_scores(results, part)
-    summaries = {m: summarise(results, part, m) for m in results.methods(part.name)}
+    summaries = {m: summarise(results, part, m) for m in part.methods}
     head = ["method", *(title(name, part) for name in scores), "change", "calls", "settings"]
     with_real = part.name in results.real
     with_seeds = any(summary.diversity for summary in summaries.values())

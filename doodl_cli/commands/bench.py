@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig
 
 from doodl_cli.bench.budget import KNOBS, Price, spend
-from doodl_cli.bench.runs import SETTINGS, Part, Run
+from doodl_cli.bench.runs import SETTINGS, Part, Run, list_shards
 from doodl_cli.bench.settings import Bench, is_own, read_bench
 from doodl_cli.bench.suite import find_beside, find_file, make_requests, read_suite, read_tuned
 from doodl_cli.commands.application import composer, explained, resolve
@@ -101,6 +101,7 @@ class Plan:
     bench: Bench
     words: list[str]
     parts: list[Part]
+    shards: list[str | None]
     tuned: dict[str, dict[str, list[str]]]
     configs: dict[tuple[str, str], Config]  # by part and method, without the budget's setting
 
@@ -151,7 +152,8 @@ def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
     if not {"bench", "run"} <= saved.keys():
         raise UserError(f"resume={folder}: must be a bench's folder (no readable {SETTINGS})")
     given = {"shard": values["shard"], "output_dir": str(folder)}
-    return plan_parts(read_bench({**saved["bench"], **given}), saved["run"], compose)
+    plan = plan_parts(read_bench({**saved["bench"], **given}), saved["run"], compose)
+    return plan if plan.bench.shard else replace(plan, shards=list_shards(folder) or [None])
 
 
 def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
@@ -161,7 +163,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
         tuned[name] = read_tuned(path)
-        config = None
+        config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
             given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
@@ -173,6 +175,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
             if not config.guidance:
                 raise UserError(f"guidance: missing; suite={bench.suite.name} has none of its own")
             configs[name, method] = config
+            methods.append(method)
         if config is None:
             continue
         check_conditions(config, make_requests(rows, 0, config.negative_prompt))
@@ -182,10 +185,10 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
                 f"evaluate={show(list(config.evaluate))}: must have {judge}, to compare by"
             )
         real = find_beside(part.real) if part.real else None
-        parts.append(Part(name, rows, next(iter(config.guidance)), judge, real))
+        parts.append(Part(name, rows, methods, next(iter(config.guidance)), judge, real))
     if not parts:
         raise UserError("methods=['noise_aware']: needs a suite with guidance=classifier")
-    return Plan(bench, words, parts, tuned, configs)
+    return Plan(bench, words, parts, [bench.shard], tuned, configs)
 
 
 def last_of_each(words: list[str]) -> list[str]:
@@ -215,11 +218,10 @@ def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
                 if n is not None:
                     config = set_key(config, KNOBS[method], n)
                 requests = make_requests(part.rows, seed, config.negative_prompt)
-                if config.shard:
-                    i, of = map(int, config.shard.split("/"))
-                    requests = requests[i::of]
-                if requests:
-                    runs.append(Run(part, method, seed, config, requests))
+                for shard in plan.shards:
+                    i, of = map(int, (shard or "0/1").split("/"))
+                    if own := requests[i::of]:
+                        runs.append(Run(part, method, seed, replace(config, shard=shard), own))
     return runs
 
 
@@ -240,6 +242,12 @@ def begin(plan: Plan) -> Path:
         write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
         return path
     saved = read_values(settings, yaml.safe_load)
+    begun = list_shards(path)
+    if begun and plan.shards[0] not in begun:
+        raise UserError(
+            f"shard={show(plan.shards[0])}: output_dir={path} was begun with shard="
+            f"{show(begun[0])}; must be {'null' if begun == [None] else f'i/{len(begun)}'}"
+        )
     if saved.get("run") != plan.settings["run"]:
         words = show(" ".join(saved.get("run") or []))
         raise UserError(
