@@ -1,6 +1,5 @@
 """A model, a sampler's table and scores, put together to be optimised or rendered."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -13,6 +12,22 @@ from doodl_cli.optimize import MicroBatch, Problem
 from doodl_cli.sampling import Table
 
 STATE_DEVICES = {"mps": torch.device("cpu")}  # which has no float64
+
+
+def count_together(model: LatentModel, n_samples: int) -> int:
+    """Return how many samples of a batch are computed together: on the CPU one by one."""
+    return 1 if model.device.type == "cpu" else n_samples
+
+
+def find_memory(model: LatentModel, table: Table, memory: str, n_samples: int) -> str:
+    """Return the memory mode of a batch: what `auto` stands for there, else `memory` itself.
+
+    Raises ValueError where the mode forbids the sampler.
+    """
+    if memory != "auto":
+        return choose_memory(table, memory)
+    bytes_per_call = count_together(model, n_samples) * model.bytes_per_call
+    return choose_memory(table, memory, bytes_per_call)
 
 
 def pose_problem(
@@ -30,11 +45,11 @@ def pose_problem(
 
     Raises ValueError where the memory mode forbids the sampler.
     """
-    one_by_one = model.device.type == "cpu"
-    n_together = 1 if one_by_one else len(prompts)
-    asked = guidance and memory == "auto"  # what it costs to find out
-    bytes_per_call = n_together * model.bytes_per_call if asked else math.inf
-    memory = choose_memory(table, memory, bytes_per_call)
+    n_together = count_together(model, len(prompts))
+    if guidance:
+        memory = find_memory(model, table, memory, len(prompts))
+    else:  # which is not asked what it costs to find out
+        memory = choose_memory(table, memory)
     captured = bool(guidance) and memory != "full"  # whose graph holds many evaluations at once
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
     return Problem(

@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 
 Compose = Callable[..., DictConfig]
 
+# Keys of `doodl run` that say what a bench says itself, and what stands in their place.
+REPLACED = {
+    "method": "methods=[...]",
+    "prompt": "suite=file suite.path=FILE",
+    "prompts": "suite=file suite.path=FILE",
+    "seed": "seeds=[...]",
+    "n_seeds": "seeds=[...]",
+    "log": "left out",
+}
+
 HELP = """\
 doodl bench suite=NAME key=value ...    compare methods at equal cost
 doodl bench resume=DIR                  go on with a bench that was cut short
@@ -118,10 +128,17 @@ class Plan:
 
 def make_plan(words: list[str]) -> Plan:
     """Check a command line as a whole. Raises UserError; loads and writes nothing."""
-    flags, _ = parse_arguments("bench", words)
+    flags, hydra_flags = parse_arguments("bench", words)
+    if flags.multirun or flags.cfg or flags.info:
+        raise UserError(
+            f"{hydra_flags[0]}: `doodl bench` has no such flag; its --help has its keys"
+        )
     given = [settle_path(word) for word in flags.overrides]
-    own = [word for word in given if is_own(word.lstrip("+~").partition("=")[0])]
+    own = [word for word in given if is_own(key_of(word))]
     others = [word for word in given if word not in own]
+    for word in others:
+        if key_of(word) in REPLACED:
+            raise UserError(f"{word}: a bench has its own; must be {REPLACED[key_of(word)]}")
     with explained("bench", flags.overrides), composer(flags.config_dir) as compose:
         values = resolve(compose("bench", [quote(word) for word in own]))
         if values.get("resume") is not None:
@@ -193,7 +210,12 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
 
 def last_of_each(words: list[str]) -> list[str]:
     """Return words without those whose key comes again."""
-    return list({word.lstrip("+~").partition("=")[0]: word for word in words}.values())
+    return list({key_of(word): word for word in words}.values())
+
+
+def key_of(word: str) -> str:
+    """Return the key of an override."""
+    return word.lstrip("+~").partition("=")[0]
 
 
 def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
@@ -211,6 +233,7 @@ def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
                     sampler = replace(config.sampler, n_steps=n_steps)
                     return task.make_table(replace(config, sampler=sampler), model).n_calls
 
+                config = task.settle_memory(config, model, len(part.rows))
                 try:
                     n = spend(config, plan.bench.budget, Price(n_calls, plan.bench.vjp_cost))
                 except ValueError as error:
