@@ -40,17 +40,19 @@ def pose_problem(
     memory: str,
     guidance: Mapping[str, Guidance],
     evaluation: Mapping[str, Callable[..., Tensor]],
+    compiled: bool = False,
 ) -> Problem:
     """Return the problem of one sample a prompt and seed; on the CPU they are computed one by one.
 
-    Raises ValueError where the memory mode forbids the sampler.
+    A `compiled` UNet is always replayed from CUDA graphs, so that a noise renders as it did when it
+    was optimised. Raises ValueError where the memory mode forbids the sampler.
     """
     n_together = count_together(model, len(prompts))
-    if guidance:
+    if guidance and not compiled:
         memory = find_memory(model, table, memory, len(prompts))
-    else:  # which is not asked what it costs to find out
+    else:  # the whole graph is not kept, so what it takes need not be known
         memory = choose_memory(table, memory)
-    captured = bool(guidance) and memory != "full"  # whose graph holds many evaluations at once
+    captured = (bool(guidance) or compiled) and memory != "full"  # which keeps many evaluations
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
     return Problem(
         table=table,

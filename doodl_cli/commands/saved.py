@@ -100,7 +100,7 @@ def check_sinks(config: Config) -> None:
 
 
 def check_wandb() -> None:
-    """Check that Weights & Biases has a key, unless it is told to stay offline. Raises UserError."""
+    """Check that Weights & Biases has a key, unless it stays offline. Raises UserError."""
     import wandb  # 1 s
 
     try:

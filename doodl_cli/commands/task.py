@@ -165,6 +165,7 @@ def make_problem(
             memory=config.memory.name,
             guidance=guidance or {},
             evaluation=evaluation or {},
+            compiled=config.compile,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -16,9 +16,8 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
     `compiled` rounds otherwise than not compiled, and otherwise with a gradient than without:
     CUDA graphs, which replay one and the same for both, keep the sampler invertible.
     """
-    if (
-        model.device.type == "cuda"
-    ):  # the decoder is slower so: its norms copy what convolutions don't
+    if model.device.type == "cuda":
+        # Not the decoder, which is slower so: its norms copy what its convolutions do not.
         model.unet.to(memory_format=torch.channels_last)
     if unet_checkpointing:
         model.unet.enable_gradient_checkpointing(recompute)
