@@ -4,10 +4,8 @@ Everything here follows from pictures and counters; what depends on the machine,
 so that the same bench gives the same tables.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from doodl_cli.bench.collect import CHECKS, Results, Sample
 from doodl_cli.bench.metrics import frechet_distance, mean_distance
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.statistics import Comparison, Interval, bootstrap_mean, compare
+from doodl_cli.files import to_csv
 
 OURS = "doodl"
 
@@ -166,15 +165,6 @@ def write_seconds(results: Results) -> str:
             for method in part.methods
         ]
     )
-
-
-def to_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
 
 
 Table = list[list[str]]  # the first row is the head
