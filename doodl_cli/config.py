@@ -425,6 +425,11 @@ def check(config: Config) -> None:
         raise UserError(f"batch_size={show(size)}: must be a whole number from 1 to 10000, or auto")
     if config.compile and config.device != "auto" and not config.device.startswith("cuda"):
         raise UserError(f"compile=true: device={config.device}; must be device=cuda")
+    if config.compile and config.memory.name == "full":
+        raise UserError(
+            "compile=true: memory=full differentiates evaluations that round otherwise than those "
+            "that render; must be memory=auto, reversible or checkpoint"
+        )
     if config.memory.name == "reversible" and config.sampler.name == "ddim":
         raise UserError(
             "memory=reversible: sampler=ddim cannot be inverted; must be memory=auto, checkpoint "

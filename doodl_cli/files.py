@@ -3,8 +3,10 @@
 What writes raises CannotWrite, one line for the user, where the disk is full, read-only or gone.
 """
 
+import csv
+import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,13 @@ def read_values(path: Path, parse: Callable[[str], Any], kind: type = dict) -> A
     except (OSError, ValueError, yaml.YAMLError):
         return kind()
     return values if isinstance(values, kind) else kind()
+
+
+def to_csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of lines by column as CSV; what a line does not have is an empty cell."""
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()

@@ -1,6 +1,5 @@
 """A model, a sampler's table and scores, put together to be optimised or rendered."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,6 +14,22 @@ from doodl_cli.sampling import Table
 STATE_DEVICES = {"mps": torch.device("cpu")}  # which has no float64
 
 
+def count_together(model: LatentModel, n_samples: int) -> int:
+    """Return how many samples of a batch are computed together: on the CPU one by one."""
+    return 1 if model.device.type == "cpu" else n_samples
+
+
+def find_memory(model: LatentModel, table: Table, memory: str, n_samples: int) -> str:
+    """Return the memory mode of a batch: what `auto` stands for there, else `memory` itself.
+
+    Raises ValueError where the mode forbids the sampler.
+    """
+    if memory != "auto":
+        return choose_memory(table, memory)
+    bytes_per_call = count_together(model, n_samples) * model.bytes_per_call
+    return choose_memory(table, memory, bytes_per_call)
+
+
 def pose_problem(
     model: LatentModel,
     table: Table,
@@ -25,17 +40,19 @@ def pose_problem(
     memory: str,
     guidance: Mapping[str, Guidance],
     evaluation: Mapping[str, Callable[..., Tensor]],
+    compiled: bool = False,
 ) -> Problem:
     """Return the problem of one sample a prompt and seed; on the CPU they are computed one by one.
 
-    Raises ValueError where the memory mode forbids the sampler.
+    A `compiled` UNet is always replayed from CUDA graphs, so that a noise renders as it did when it
+    was optimised. Raises ValueError where the memory mode forbids the sampler.
     """
-    one_by_one = model.device.type == "cpu"
-    n_together = 1 if one_by_one else len(prompts)
-    asked = guidance and memory == "auto"  # what it costs to find out
-    bytes_per_call = n_together * model.bytes_per_call if asked else math.inf
-    memory = choose_memory(table, memory, bytes_per_call)
-    captured = bool(guidance) and memory != "full"  # whose graph holds many evaluations at once
+    n_together = count_together(model, len(prompts))
+    if guidance and not compiled:
+        memory = find_memory(model, table, memory, len(prompts))
+    else:  # the whole graph is not kept, so what it takes need not be known
+        memory = choose_memory(table, memory)
+    captured = (bool(guidance) or compiled) and memory != "full"  # which keeps many evaluations
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
     return Problem(
         table=table,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from doodl_cli.config import Config
+from doodl_cli.errors import UserError
 from doodl_cli.optimize import Record
 
 
@@ -56,15 +57,18 @@ class WandB:
         if not file.exists():
             file.write_text(secrets.token_hex(4))
         self.wandb = wandb
-        self.run = stack.enter_context(
-            wandb.init(
+        try:
+            run = wandb.init(
                 dir=path,
                 name="-".join(path.parts[-2:]),
                 id=file.read_text(),
                 resume="allow",
                 config=config.to_dict(),
             )
-        )
+        except wandb.Error as error:  # what only its server knows
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"log=wandb: {reason}; WANDB_MODE=offline needs no network") from error
+        self.run = stack.enter_context(run)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)

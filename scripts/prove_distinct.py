@@ -6,11 +6,10 @@ Their output_dir names the day alone, so that both of a pair, and all pairs, ask
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from tests.runs import start
 
 N_PAIRS = 20
 WORDS = ["run", "guidance=colourfulness", "prompt=x", "evaluate=[]", "device=cpu"]
@@ -19,15 +18,10 @@ WORDS += ["sampler.n_steps=1", "optimizer.n_iters=1", "output_dir=${now:%Y}"]
 
 def main() -> None:
     """Run the pairs and count what they printed as their folders."""
-    command = [sys.executable, "-m", "doodl_cli", *WORDS]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(N_PAIRS):
-            pair = [
-                subprocess.Popen(command, cwd=folder, env=environment, **options) for _ in range(2)
-            ]
+            pair = [start(*WORDS, cwd=folder) for _ in range(2)]
             outputs = [process.communicate()[0] for process in pair]
             assert [process.returncode for process in pair] == [0, 0]
             runs += [Path(output.splitlines()[-1]) for output in outputs]

@@ -7,10 +7,8 @@ and after every kill all are read once more: none may be half there, but for a l
 """
 
 import json
-import os
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,18 +17,12 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load
 
+from tests.runs import start
+
 N_KILLS = 20
 LONGEST = 4.0  # seconds from the first write to a kill
 WORDS = ["run", "guidance=colourfulness", "guidance.colourfulness.n_crops=2", "prompt=a red apple"]
 WORDS += ["n_seeds=8", "batch_size=3", "sampler.n_steps=2", "optimizer.n_iters=6", "device=cpu"]
-
-
-def start(*words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "doodl_cli", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
 
 
 def read(path: Path) -> None:
@@ -91,8 +83,8 @@ def work_until_killed(run: Path, seconds: float) -> bool:
     while process.poll() is None and stamp(run) == before:
         time.sleep(0.01)
     try:
-        output, _ = process.communicate(timeout=seconds)
-        assert process.returncode == 0, output.decode()
+        _, err = process.communicate(timeout=seconds)
+        assert process.returncode == 0, err
         return False
     except subprocess.TimeoutExpired:
         process.kill()

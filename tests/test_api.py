@@ -1,4 +1,4 @@
-"""The public names: light to import, and what docs/api.md shows runs as it stands."""
+"""The public names: light to import, and what docs/api.md and the README show runs as it stands."""
 
 import re
 import subprocess
@@ -13,7 +13,8 @@ from PIL import Image
 import doodl_cli
 from tests.pipelines import make_pipeline
 
-PAGE = Path(__file__).parents[1] / "docs/api.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/api.md"
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -28,17 +29,20 @@ def test_every_public_name_is_there_and_told(name):
     assert f"`{name}" in PAGE.read_text()
 
 
-def test_the_page_runs_as_it_stands_on_a_tiny_pipeline(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("page", "n_lines"), [("docs/api.md", 4), ("README.md", 0)])
+def test_the_pages_run_as_they_stand_on_a_tiny_pipeline(
+    page, n_lines, monkeypatch, tmp_path, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         StableDiffusionPipeline, "from_pretrained", lambda *_, **__: make_pipeline("sd15")
     )
     monkeypatch.setattr(DiffusionPipeline, "to", lambda self, _: self)
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
         exec(block.replace("n_iters=24", "n_iters=1"), names)
     assert Image.open("best.png").size == (64, 64)
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == n_lines
 
 
 @pytest.mark.parametrize("family", ["sd21", "sdxl_turbo"])

@@ -100,6 +100,21 @@ def test_one_more_of_what_spends_the_budget_would_not_be_in_it(method, memory):
 
 
 @needs_weights
+def test_the_budget_is_spent_as_memory_auto_computes(folder):
+    write_prompts(folder)
+    words = [word for word in WORDS if not word.startswith("memory")]
+    assert main([*words, "methods=[doodl]", "suite.n_prompts=1", "output_dir=out"]) == 0
+    (line,) = read_results(folder / "out")
+    assert float(line["calls"]) == 10  # 2 and 4 an iteration; 3 of them need 14
+
+
+def test_universal_guidance_without_its_forward_part_takes_no_gradient():
+    config = compose("method=universal", "method.strength=0", "method.n_recurrences=3",
+                     "sampler=ddim")  # fmt: skip
+    assert read_price().of(config, 5) == 5 + 3 * 5
+
+
+@needs_weights
 def test_the_tables_hold_scores_checks_and_comparisons(whole):
     first = read_results(whole)[0]
     assert {"colourfulness", "clip_text_b", "checks", "change", "calls"} <= first.keys()
@@ -148,7 +163,7 @@ def test_the_same_command_again_does_nothing_and_others_are_refused(whole, monke
 
 
 @needs_weights
-def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path):
+def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path, capsys):
     write_prompts(tmp_path)
     words = [*WORDS, f"methods=[{','.join(METHODS_HERE)}]"]
     process = start(*words, "output_dir=killed", cwd=tmp_path)
@@ -168,6 +183,14 @@ def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole
     assert not (tmp_path / "shards/table.md").exists()
     assert main([*shards, "shard=0/2"]) == 0
     assert (tmp_path / "shards/results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    runs = sorted((tmp_path / "shards/runs").rglob("*"))
+    (tmp_path / "shards/table.md").unlink()
+    assert main(["bench", f"resume={tmp_path / 'shards'}"]) == 0
+    assert (tmp_path / "shards/table.md").exists()
+    assert sorted((tmp_path / "shards/runs").rglob("*")) == runs
+    capsys.readouterr()
+    assert main(shards) == 2
+    assert "was begun with shard=0/2; must be i/2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,6 +216,9 @@ def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole
         (["resume=nowhere"], "nowhere: must be a bench's folder"),
         (["resume=nowhere", "budget=3"], "budget: resume="),
         (["suite=smoke", "output_dir=full"], "full: must be a new or an empty folder"),
+        (["suite=smoke", "method=doodl"], "method=doodl: a bench has its own; must be methods="),
+        (["suite=smoke", "seed=3"], "seed=3: a bench has its own; must be seeds=["),
+        (["suite=smoke", "-m"], "-m: `doodl bench` has no such flag"),
         (["suite=drawbench"], "sayakpaul/drawbench is not in the Hugging Face cache"),
     ],
 )

@@ -7,12 +7,14 @@ import torch
 from diffusers import AutoencoderKL
 
 from doodl_cli import cli
+from doodl_cli import problem as problem_module
 from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.decoder import decode_sparingly
 from doodl_cli.models.half import in_half
+from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.models.pipeline import adapt_pipeline
 from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import MicroBatch, initial_noise
@@ -21,6 +23,7 @@ from doodl_cli.optimize.noise import make_generators
 from doodl_cli.problem import pose_problem
 from doodl_cli.sampling import SAMPLERS, make_grid
 from tests.pipelines import make_pipeline, make_unet
+from tests.runs import needs_weights
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -163,6 +166,42 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_draws_the_same_crops()
     tried.clear()
     assess_at_start(halving)
     assert tried == [2, 2, 1]
+
+
+@needs_weights
+def test_a_batch_that_did_not_fit_is_not_tried_again_by_the_next(monkeypatch, tmp_path):
+    tried, decode = [], LatentModel.decode
+
+    def decode_one(model, x_0):
+        tried.append(len(x_0))
+        if len(x_0) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(model, x_0)
+
+    monkeypatch.setattr(LatentModel, "decode", decode_one)
+    monkeypatch.setattr(problem_module, "count_together", lambda model, n_samples: n_samples)
+    words = ["run", "prompt=x", "guidance=colourfulness", "evaluate=[]", "device=cpu"]
+    words += ["sampler.n_steps=1", "optimizer.n_iters=1", "n_seeds=5", "batch_size=2"]
+    assert cli.main([*words, f"output_dir={tmp_path / 'run'}"]) == 0
+    assert tried == [2] + [1] * 10
+
+
+def test_a_compiled_network_is_replayed_where_nothing_is_guided_too(monkeypatch):
+    """Without a graph it would round otherwise than in the run that found the noise."""
+    asked = []
+    monkeypatch.setattr(LatentModel, "net", lambda self, *words: asked.append(words[-1]))
+    model = adapt_pipeline(make_pipeline("sd15"))
+    table = SAMPLERS["bdia"](make_grid(model.schedule, 4))
+    for compiled in (False, True):
+        pose_problem(model, table, ["x"], [""], [0], 2.0, "auto", {}, {}, compiled)
+    assert asked == [False, True]
+
+
+def test_a_compiled_network_does_not_keep_its_whole_graph(capsys):
+    words = ["run", "prompt=x", "guidance=colourfulness", "compile=true", "memory=full"]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "compile=true: memory=full" in line
 
 
 def test_one_sample_that_does_not_fit_is_an_error():

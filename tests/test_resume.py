@@ -198,14 +198,15 @@ def test_a_run_stops_in_time_and_goes_on(undisturbed, folder, capsys):
 @needs_weights
 def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
     run = folder / "run"
-    assert main([*WORDS, f"output_dir={run}", "max_seconds=0.01"]) == 0
+    assert main([*WORDS, f"output_dir={run}", "memory=full", "max_seconds=0.01"]) == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     refused = {
         "optimizer.lr=2": f"optimizer.lr=2: resume={run} was begun with 1.0; must stay so, unless",
         "sampler=edict": "sampler.name=edict: ",
-        "guidance=aesthetic": "guidance.aesthetic.weight=1.0: ",
+        "guidance=aesthetic": "guidance.aesthetic.weight=0.4: ",
         "seed=4": "seed=4: ",
+        "memory=auto": f"memory.name=auto: resume={run} was begun with full; must stay so",
         "resume=nowhere": "resume=nowhere: must be a run directory",
         "max_seconds=0": "max_seconds=0: must be a number above 0 or null",
     }
@@ -217,7 +218,13 @@ def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
     assert main(["run", f"resume={run}", "seed=4", "force=true"]) == 2
     assert main(["run", "prompt=x", "guidance=aesthetic", "force=true"]) == 2
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    same = ["run", f"resume={run}", *WORDS[1:], "max_seconds=0.01"]  # the same words as before
+    same = [
+        "run",
+        f"resume={run}",
+        *WORDS[1:],
+        "device=auto",
+        "max_seconds=0.01",
+    ]  # the same words as before
     assert main(same) == 0
     assert main(["run", f"resume={run}", "force=true", "optimizer.n_iters=1"]) == 0
     assert read_metadata(run)["status"] == "done"

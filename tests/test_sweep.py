@@ -272,3 +272,26 @@ def test_wandb_takes_a_run_without_a_network(folder, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(folder / "run")
     assert list(Path("run").glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_wandb_without_a_key_gets_one_line_and_no_folder(folder):
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**kept, "HOME": str(folder), "NETRC": str(folder / "netrc")}
+    command = [sys.executable, "-m", "doodl_cli", *SMALL, "output_dir=run"]
+
+    def run(*words):
+        done = subprocess.run(
+            [*command, *words], env=environment, capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stderr
+
+    for words in (["log=wandb"], ["-m", "log=[tensorboard,wandb]", "seed=1,2"]):
+        code, err = run(*words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "log=wandb: no API key is configured; must be logged in" in err
+    environment["WANDB_API_KEY"] = "short"
+    code, err = run("log=wandb")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "log=wandb: WANDB_API_KEY invalid: API key must have 40+" in err
+    assert not (folder / "run").exists()

@@ -7,7 +7,7 @@ A call is one guided evaluation of the network for one sample; with its gradient
     best_of_n   N n
     doodl       n_iters (n with gradient, and n more where the memory mode evaluates twice) + n
     one_step    n with gradient, and n for the plain picture that it is compared with
-    universal   the same, `n_recurrences` times over
+    universal   the same, `n_recurrences` times over; without the gradients for strength 0
     full_chain  n (n + 1) / 2 with gradient, and n for the plain picture
     noise_aware 2 n: its gradient is not the network's
 
@@ -54,9 +54,11 @@ class Price:
             return n + rows * (self.vjp_cost + (again > 0))
         if name == "noise_aware":
             return 2 * n
-        if name in ("one_step", "universal"):
-            n_times = config.method.n_recurrences if isinstance(config.method, Universal) else 1
-            return n + n_times * self.vjp_cost * n
+        if name == "one_step":
+            return n + self.vjp_cost * n
+        if isinstance(config.method, Universal):
+            cost = self.vjp_cost if config.method.strength else 1
+            return n + config.method.n_recurrences * cost * n
         return n
 
 

@@ -81,11 +81,6 @@ class Results:
         """Return the samples of a part, or of one method on it."""
         return [s for s in self.samples if s.part == part and method in (None, s.method)]
 
-    def methods(self, part: str) -> list[str]:
-        """Return the methods that a part has, in the bench's order."""
-        found = {sample.method for sample in self.of(part)}
-        return [method for method in self.bench.methods if method in found]
-
 
 def collect(
     path: Path, parts: Sequence[Part], bench: Bench, model: "LatentModel"
@@ -96,12 +91,12 @@ def collect(
     for part in parts:
         folders = sorted((path / "runs" / part.name).glob("*/*"))
         found = [s for folder in folders for s in read_run(folder, part, bench, model)]
-        counts = {m: sum(s.method == m for s in found) for m in {s.method for s in found}}
-        if not counts or set(counts.values()) != {len(part.rows) * len(bench.seeds)}:
+        counts = [sum(sample.method == method for sample in found) for method in part.methods]
+        if any(count != len(part.rows) * len(bench.seeds) for count in counts):
             return None
         for folder in folders:
             settings[part.name, folder.parent.name] = read_setting(folder)
-        order = {method: i for i, method in enumerate(bench.methods)}
+        order = {method: i for i, method in enumerate(part.methods)}
         samples += sorted(found, key=lambda s: (order[s.method], s.seed, s.number))
     real = {
         part.name: embed(read_pictures(part.real), model)
@@ -119,7 +114,7 @@ def read_setting(folder: Path) -> str:
     names += [name for name in values if name.startswith("method.") and name != "method.name"]
     if method == "doodl":
         names += ["optimizer.clip"]
-    found = {name: values[name] for name in names if values[name] not in (None, False)}
+    found = {name: value for name in names if (value := values[name]) is not None}
     return " ".join(f"{name.rpartition('.')[2]}={show(value)}" for name, value in found.items())
 
 

@@ -59,7 +59,7 @@ def draw_curves(results: Results, part: Part) -> bytes:
     figure = Figure(figsize=(5 * len(names), 3.6), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for name, axis in zip(names, axes, strict=True):
-        for k, method in enumerate(results.methods(part.name)):
+        for k, method in enumerate(part.methods):
             curves = [sample.curve for sample in results.of(part.name, method)]
             calls, means = average_curves(curves, name)
             marker = "o" if len({len(curve) for curve in curves} - {1, 2}) == 0 else ""
@@ -92,7 +92,7 @@ def average_curves(curves: Sequence[Sequence[Point]], name: str) -> tuple[np.nda
 
 def draw_sheet(results: Results, part: Part) -> bytes:
     """Draw the first prompts, evenly chosen, a row each: what every method makes of one noise."""
-    methods = results.methods(part.name)
+    methods = part.methods
     rows = []
     n = len(part.rows)
     first = results.bench.seeds[0]

@@ -4,10 +4,8 @@ Everything here follows from pictures and counters; what depends on the machine,
 so that the same bench gives the same tables.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from doodl_cli.bench.collect import CHECKS, Results, Sample
 from doodl_cli.bench.metrics import frechet_distance, mean_distance
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.statistics import Comparison, Interval, bootstrap_mean, compare
+from doodl_cli.files import to_csv
 
 OURS = "doodl"
 
@@ -93,7 +92,7 @@ def diversity_of_units(samples: Iterable[Sample]) -> dict[str, float]:
 
 def compare_all(results: Results, part: Part) -> dict[tuple[str, str], Comparison]:
     """Return by baseline and score how much higher `doodl` is, none where it was not run."""
-    methods = results.methods(part.name)
+    methods = part.methods
     if OURS not in methods:
         return {}
     found = {}
@@ -163,18 +162,9 @@ def write_seconds(results: Results) -> str:
                 "seconds": f"{summarise(results, part, method).seconds:.3f}",
             }
             for part in results.parts
-            for method in results.methods(part.name)
+            for method in part.methods
         ]
     )
-
-
-def to_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
 
 
 Table = list[list[str]]  # the first row is the head
@@ -183,7 +173,7 @@ Table = list[list[str]]  # the first row is the head
 def means_table(results: Results, part: Part) -> Table:
     """Return a part's means with their intervals, a method a row."""
     scores = list_scores(results, part)
-    summaries = {m: summarise(results, part, m) for m in results.methods(part.name)}
+    summaries = {m: summarise(results, part, m) for m in part.methods}
     head = ["method", *(title(name, part) for name in scores), "change", "calls", "settings"]
     with_real = part.name in results.real
     with_seeds = any(summary.diversity for summary in summaries.values())

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig
 
 from doodl_cli.bench.budget import KNOBS, Price, spend
-from doodl_cli.bench.runs import SETTINGS, Part, Run
+from doodl_cli.bench.runs import SETTINGS, Part, Run, list_shards
 from doodl_cli.bench.settings import Bench, is_own, read_bench
 from doodl_cli.bench.suite import find_beside, find_file, make_requests, read_suite, read_tuned
 from doodl_cli.commands.application import composer, explained, resolve
@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
 Compose = Callable[..., DictConfig]
+
+# Keys of `doodl run` that say what a bench says itself, and what stands in their place.
+REPLACED = {
+    "method": "methods=[...]",
+    "prompt": "suite=file suite.path=FILE",
+    "prompts": "suite=file suite.path=FILE",
+    "seed": "seeds=[...]",
+    "n_seeds": "seeds=[...]",
+    "log": "left out",
+}
 
 HELP = """\
 doodl bench suite=NAME key=value ...    compare methods at equal cost
@@ -101,6 +111,7 @@ class Plan:
     bench: Bench
     words: list[str]
     parts: list[Part]
+    shards: list[str | None]
     tuned: dict[str, dict[str, list[str]]]
     configs: dict[tuple[str, str], Config]  # by part and method, without the budget's setting
 
@@ -117,10 +128,17 @@ class Plan:
 
 def make_plan(words: list[str]) -> Plan:
     """Check a command line as a whole. Raises UserError; loads and writes nothing."""
-    flags, _ = parse_arguments("bench", words)
+    flags, hydra_flags = parse_arguments("bench", words)
+    if flags.multirun or flags.cfg or flags.info:
+        raise UserError(
+            f"{hydra_flags[0]}: `doodl bench` has no such flag; its --help has its keys"
+        )
     given = [settle_path(word) for word in flags.overrides]
-    own = [word for word in given if is_own(word.lstrip("+~").partition("=")[0])]
+    own = [word for word in given if is_own(key_of(word))]
     others = [word for word in given if word not in own]
+    for word in others:
+        if key_of(word) in REPLACED:
+            raise UserError(f"{word}: a bench has its own; must be {REPLACED[key_of(word)]}")
     with explained("bench", flags.overrides), composer(flags.config_dir) as compose:
         values = resolve(compose("bench", [quote(word) for word in own]))
         if values.get("resume") is not None:
@@ -151,7 +169,8 @@ def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
     if not {"bench", "run"} <= saved.keys():
         raise UserError(f"resume={folder}: must be a bench's folder (no readable {SETTINGS})")
     given = {"shard": values["shard"], "output_dir": str(folder)}
-    return plan_parts(read_bench({**saved["bench"], **given}), saved["run"], compose)
+    plan = plan_parts(read_bench({**saved["bench"], **given}), saved["run"], compose)
+    return plan if plan.bench.shard else replace(plan, shards=list_shards(folder) or [None])
 
 
 def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
@@ -161,7 +180,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
         tuned[name] = read_tuned(path)
-        config = None
+        config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
             given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
@@ -173,6 +192,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
             if not config.guidance:
                 raise UserError(f"guidance: missing; suite={bench.suite.name} has none of its own")
             configs[name, method] = config
+            methods.append(method)
         if config is None:
             continue
         check_conditions(config, make_requests(rows, 0, config.negative_prompt))
@@ -182,15 +202,20 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
                 f"evaluate={show(list(config.evaluate))}: must have {judge}, to compare by"
             )
         real = find_beside(part.real) if part.real else None
-        parts.append(Part(name, rows, next(iter(config.guidance)), judge, real))
+        parts.append(Part(name, rows, methods, next(iter(config.guidance)), judge, real))
     if not parts:
         raise UserError("methods=['noise_aware']: needs a suite with guidance=classifier")
-    return Plan(bench, words, parts, tuned, configs)
+    return Plan(bench, words, parts, [bench.shard], tuned, configs)
 
 
 def last_of_each(words: list[str]) -> list[str]:
     """Return words without those whose key comes again."""
-    return list({word.lstrip("+~").partition("=")[0]: word for word in words}.values())
+    return list({key_of(word): word for word in words}.values())
+
+
+def key_of(word: str) -> str:
+    """Return the key of an override."""
+    return word.lstrip("+~").partition("=")[0]
 
 
 def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
@@ -208,6 +233,7 @@ def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
                     sampler = replace(config.sampler, n_steps=n_steps)
                     return task.make_table(replace(config, sampler=sampler), model).n_calls
 
+                config = task.settle_memory(config, model, len(part.rows))
                 try:
                     n = spend(config, plan.bench.budget, Price(n_calls, plan.bench.vjp_cost))
                 except ValueError as error:
@@ -215,11 +241,10 @@ def make_runs(plan: Plan, model: "LatentModel") -> list[Run]:
                 if n is not None:
                     config = set_key(config, KNOBS[method], n)
                 requests = make_requests(part.rows, seed, config.negative_prompt)
-                if config.shard:
-                    i, of = map(int, config.shard.split("/"))
-                    requests = requests[i::of]
-                if requests:
-                    runs.append(Run(part, method, seed, config, requests))
+                for shard in plan.shards:
+                    i, of = map(int, (shard or "0/1").split("/"))
+                    if own := requests[i::of]:
+                        runs.append(Run(part, method, seed, replace(config, shard=shard), own))
     return runs
 
 
@@ -240,6 +265,12 @@ def begin(plan: Plan) -> Path:
         write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
         return path
     saved = read_values(settings, yaml.safe_load)
+    begun = list_shards(path)
+    if begun and plan.shards[0] not in begun:
+        raise UserError(
+            f"shard={show(plan.shards[0])}: output_dir={path} was begun with shard="
+            f"{show(begun[0])}; must be {'null' if begun == [None] else f'i/{len(begun)}'}"
+        )
     if saved.get("run") != plan.settings["run"]:
         words = show(" ".join(saved.get("run") or []))
         raise UserError(

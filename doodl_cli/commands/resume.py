@@ -48,7 +48,7 @@ def change(saved: Config, composed: Config, given: list[str], force: bool, run: 
         key
         for key in dict.fromkeys([*now, *before])
         if (everything and key != "output_dir") or any(is_below(key, group) for group in keys)
-        if not same(before.get(key), now.get(key))
+        if not same(key, before.get(key), now.get(key))
     ]
     for key in changed:
         if any(is_below(key, fixed) for fixed in FIXED):
@@ -82,8 +82,8 @@ def is_below(key: str, group: str) -> bool:
     return key == group or key.startswith(f"{group}.")
 
 
-def same(before: Any, now: Any) -> bool:
+def same(key: str, before: Any, now: Any) -> bool:
     """Whether two values mean the same; a saved path is absolute, a saved device chosen."""
-    if before == now or now == "auto":
+    if before == now or (key, now) == ("device", "auto"):
         return True
     return isinstance(now, str) and before == os.path.abspath(os.path.expanduser(now))

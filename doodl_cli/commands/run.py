@@ -23,7 +23,7 @@ from doodl_cli.commands.destination import (
     was_begun,
 )
 from doodl_cli.commands.resume import OWN_KEYS, change, open_run
-from doodl_cli.commands.saved import check_package, check_start
+from doodl_cli.commands.saved import check_sinks, check_start
 from doodl_cli.config import GUIDANCES, Config, is_finite, read_config, show
 from doodl_cli.errors import CannotWrite, OutOfTime, Terminated, UserError
 from doodl_cli.requests import Request, list_requests
@@ -31,7 +31,7 @@ from doodl_cli.requests import Request, list_requests
 if TYPE_CHECKING:  # they take seconds to import, and a run is checked before
     from doodl_cli.guidance import Guidance, Score
     from doodl_cli.models.latent_model import LatentModel
-    from doodl_cli.optimize import Record
+    from doodl_cli.optimize import MicroBatch, Record
     from doodl_cli.run_directory import RunDirectory
     from doodl_cli.sampling.solve import Pair
     from doodl_cli.sinks import Sinks
@@ -54,15 +54,15 @@ def check(cfg: DictConfig) -> tuple[Config, list[Request], dict[str, Any] | None
     if seconds is not None and not (number and is_finite(seconds) and seconds > 0):
         raise UserError(f"max_seconds={show(seconds)}: must be a number above 0 or null")
     composed = read_config(values)
-    for name in composed.sinks:
-        check_package(f"log={name}", name)
     if resume is not None:
-        saved, requests, metadata = open_run(str(resume))
-        if not HydraConfig.initialized():  # a sweep is looked through before its jobs start
-            return saved, requests, metadata
-        words = HydraConfig.get().overrides.task
-        given = [word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words]
-        return change(saved, composed, given, force, resume), requests, metadata
+        config, requests, metadata = open_run(str(resume))
+        if HydraConfig.initialized():  # a sweep is looked through before its jobs start
+            words = HydraConfig.get().overrides.task
+            given = [word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words]
+            config = change(config, composed, given, force, resume)
+        check_sinks(config)
+        return config, requests, metadata
+    check_sinks(composed)
     if force:
         raise UserError("force=true: needs resume=DIR")
     config = check_start(composed)
@@ -126,6 +126,7 @@ class Prepared:
     method: Callable[..., Iterator["Record"]]
     facts: dict[str, Any]
     start: "Pair | None"
+    micro_batch: "MicroBatch"  # of all batches: what did not fit in one does not in the next
 
 
 def prepare(
@@ -148,7 +149,8 @@ def prepare(
     facts |= {"references": references} if references else {}
     facts["init"] = (earlier or {}).get("init") or describe_start(config)
     start = find_start(config, model, problem, first) if earlier is None else None
-    return Prepared(config, requests, model, guidance, evaluation, method, facts, start)
+    together = problem.micro_batch
+    return Prepared(config, requests, model, guidance, evaluation, method, facts, start, together)
 
 
 def carry_out(prepared: Prepared, directory: "RunDirectory", sinks: "Sinks") -> Iterator["Record"]:
@@ -163,6 +165,7 @@ def carry_out(prepared: Prepared, directory: "RunDirectory", sinks: "Sinks") -> 
         problem = task.make_problem(
             config, prepared.model, batch, prepared.guidance, prepared.evaluation
         )
+        problem = replace(problem, micro_batch=prepared.micro_batch)
         if directory.loop is not None:
             start = directory.loop["x_T"][0], directory.loop["x_T"][1]
         start = start or find_start(config, prepared.model, problem, batch)

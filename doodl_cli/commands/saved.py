@@ -11,6 +11,8 @@ from doodl_cli.config import Config, ImageInit, LatentsInit, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import Request, list_requests, read_requests
 
+NEEDS_NO_KEY = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
+
 
 def read_run(run: str, key: str) -> tuple[Config, list[Request], list[Path]]:
     """Return a run directory's configuration, its samples and the files of their latents.
@@ -87,6 +89,30 @@ def check_start(config: Config) -> Config:
         )
     given = config.prompt is not None or config.prompts is not None
     return config if given else replace(config, prompt=saved.prompt)
+
+
+def check_sinks(config: Config) -> None:
+    """Check that what `log` names is installed and may be written to. Raises UserError."""
+    for name in config.sinks:
+        check_package(f"log={name}", name)
+    if "wandb" in config.sinks:
+        check_wandb()
+
+
+def check_wandb() -> None:
+    """Check that Weights & Biases has a key, unless it stays offline. Raises UserError."""
+    import wandb  # 1 s
+
+    try:
+        if wandb.setup().settings.mode in NEEDS_NO_KEY or wandb.login(prompt=False, verify=False):
+            return
+        reason = "no API key is configured"
+    except wandb.Error as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+    raise UserError(
+        f"log=wandb: {reason}; must be logged in (`wandb login`, or WANDB_API_KEY), or "
+        "WANDB_MODE=offline"
+    )
 
 
 def check_package(choice: str, module: str) -> None:

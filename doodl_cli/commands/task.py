@@ -33,7 +33,7 @@ from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import Problem, Record, Settings, optimize
 from doodl_cli.optimize.regularisers import REGULARISERS
-from doodl_cli.problem import pose_problem
+from doodl_cli.problem import find_memory, pose_problem
 from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, Table, make_grid
 from doodl_cli.sampling.solve import Pair
@@ -131,6 +131,18 @@ def make_table(config: Config, model: LatentModel) -> Table:
         raise UserError(str(error)) from error
 
 
+def settle_memory(config: Config, model: LatentModel, n_samples: int) -> Config:
+    """Return the configuration of so many samples with what memory=auto stands for.
+
+    It is the same for all batches then, and how often they evaluate the network is known.
+    """
+    if config.memory.name != "auto" or config.compile:
+        return config
+    n_together = min(n_samples, config.n_together)
+    name = find_memory(model, make_table(config, model), "auto", n_together)
+    return replace(config, memory=replace(config.memory, name=name))
+
+
 def make_problem(
     config: Config,
     model: LatentModel,
@@ -153,6 +165,7 @@ def make_problem(
             memory=config.memory.name,
             guidance=guidance or {},
             evaluation=evaluation or {},
+            compiled=config.compile,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

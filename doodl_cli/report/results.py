@@ -1,10 +1,9 @@
 """results.csv: a line a sample, every setting and every score in a column of its own."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
+from doodl_cli.files import to_csv
 from doodl_cli.report.collect import Row
 
 ITERATES = ("initial", "best", "final")
@@ -12,13 +11,7 @@ ITERATES = ("initial", "best", "final")
 
 def write_results(rows: Sequence[Row]) -> str:
     """Return the table as CSV; a value that a run does not have is an empty cell."""
-    lines = [to_cells(row) for row in rows]
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
+    return to_csv([to_cells(row) for row in rows])
 
 
 def to_cells(row: Row) -> dict[str, Any]:
