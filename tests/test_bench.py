@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
@@ -35,6 +36,15 @@ def write_prompts(folder):
 
 def read_tables(folder):
     return {name: (Path(folder) / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes that `start` starts have: sums in threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
