@@ -376,7 +376,7 @@ class RunDirectory:
                 if name != "initial" and iterate.x_0 is not None:
                     kind, pair = "x_0", iterate.x_0
                 if pair is not None:
-                    pairs[f"{kind}_{name}"] = pair.clone()  # safetensors refuses one tensor twice
+                    pairs[f"{kind}_{name}"] = pair.clone().contiguous()  # safetensors refuses one twice
             if pairs:
                 self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 

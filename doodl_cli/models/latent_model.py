@@ -89,7 +89,7 @@ class GuidedNet:
         """
         self.count(x)
         guided, negative = self.evaluate(*self.inputs(x, t))
-        return guided.to(x.device), negative.to(x.device)
+        return guided.contiguous().to(x.device), negative.contiguous().to(x.device)
 
     def count(self, x: Tensor) -> None:
         """Count an evaluation at x."""
@@ -104,7 +104,7 @@ class GuidedNet:
 
     def guided(self, *inputs: Tensor) -> Tensor:
         """Return the guided output alone."""
-        return self.evaluate(*inputs)[0]
+        return self.evaluate(*inputs)[0].contiguous()
 
     def evaluate(
         self, x: Tensor, t: Tensor, context: Tensor, *added: Tensor
@@ -246,7 +246,7 @@ class LatentModel:
     def encode(self, images: Tensor) -> Tensor:
         """Return the mean latents (b, c, h, w), float64, of pictures in [-1, 1]."""
         z = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mode()
-        return z.double() * self.vae.config.scaling_factor
+        return z.double().contiguous() * self.vae.config.scaling_factor
 
     @cached_property
     def clip_a(self) -> Clip:

@@ -34,7 +34,10 @@ def snapshot(
         "since": torch.tensor(decline.since),
         **{MEMORY + name: value for name, value in memory.items() if value is not None},
     }
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
 
 
 def restore(
