@@ -376,7 +376,8 @@ class RunDirectory:
                 if name != "initial" and iterate.x_0 is not None:
                     kind, pair = "x_0", iterate.x_0
                 if pair is not None:
-                    pairs[f"{kind}_{name}"] = pair.clone().contiguous()  # safetensors refuses one twice
+                    # safetensors refuses one tensor twice, and other layouts
+                    pairs[f"{kind}_{name}"] = pair.clone().contiguous()
             if pairs:
                 self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 
