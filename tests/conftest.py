@@ -16,3 +16,12 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["doodl"])  # Hydra's entry point changes it
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As the processes that `tests.runs.start` starts have: sums in threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

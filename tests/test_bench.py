@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
@@ -19,6 +18,8 @@ from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.bench import set_key
 from doodl_cli.config import METHODS, read_config
 from tests.runs import needs_weights, read_metadata, start
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WORDS = ["bench", "suite=file", "suite.path=p.jsonl", "guidance=colourfulness", "memory=full"]
 WORDS += ["device=cpu", "sampler.n_steps=2", "budget=12"]
@@ -36,15 +37,6 @@ def write_prompts(folder):
 
 def read_tables(folder):
     return {name: (Path(folder) / name).read_bytes() for name in TABLES}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes that `start` starts have: sums in threads round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from doodl_cli.optimize import Settings, optimize
 from tests.problems import brightness, make_noise, make_problem
 from tests.runs import ROOT, needs_weights, read_metadata, start
 
+
 N_ITERS = 3
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("one_thread", "folder")
 WORDS = ["run", "guidance=colourfulness", "prompt=a cat", "seed=[3,5,7]", "batch_size=2"]
 WORDS += ["sampler.n_steps=2", f"optimizer.n_iters={N_ITERS}", "guidance.colourfulness.n_crops=2"]
 WORDS += ["evaluate=symmetry", "device=cpu"]
@@ -93,15 +94,6 @@ def assert_same_run(run, other):
     assert a["status"] == b["status"] == "done"
     assert a["samples"] == b["samples"]
     assert a["round_trip_error"] == b["round_trip_error"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As in the processes that are killed: the number of threads changes the last digits."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@ are written to."""
 
 import csv
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -15,8 +14,8 @@ import yaml
 
 from doodl_cli.cli import main
 from doodl_cli.commands.run import held_out_score
-from tests.test_cli import needs_weights
-from tests.test_resume import read_metadata, wait_for_lines
+from tests.runs import needs_weights, read_history, read_metadata, start
+from tests.test_resume import wait_for_lines
 
 SMALL = ["run", "guidance=colourfulness", "prompt=x", "device=cpu", "sampler.n_steps=1"]
 SMALL += ["optimizer.n_iters=1", "evaluate=[symmetry]"]
@@ -32,16 +31,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["doodl"])
     return tmp_path
-
-
-def start(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "doodl_cli", *words]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
-
-
-def read_history(run):
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
 
 
 def test_of_twelve_jobs_two_fail_and_ten_have_results(folder, capsys):
