@@ -21,7 +21,6 @@ from doodl_cli.optimize import Settings, optimize
 from tests.problems import brightness, make_noise, make_problem
 from tests.runs import ROOT, needs_weights, read_metadata, start
 
-
 N_ITERS = 3
 pytestmark = pytest.mark.usefixtures("one_thread", "folder")
 WORDS = ["run", "guidance=colourfulness", "prompt=a cat", "seed=[3,5,7]", "batch_size=2"]
