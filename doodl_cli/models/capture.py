@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 N_WARM_UP = 3  # runs before capture, in which libraries choose their kernels and get their memory
 
@@ -45,7 +46,7 @@ class Captured:
                 (self.vjp,) = torch.autograd.grad(self.out, x, self.cotangent)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return the function's value, which can be differentiated until the next call."""
+        """Return the function's value; its gradient costs a replay more after another call."""
         return Replay.apply(inputs[0], self, inputs[1:])
 
     @torch.no_grad()
@@ -66,18 +67,23 @@ class Captured:
 
 
 class Replay(torch.autograd.Function):
-    """The replay of a captured function as autograd sees it."""
+    """The replay of a captured function as autograd sees it.
+
+    The graph holds what the last evaluation's gradient needs; for an earlier one's it is replayed.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, captured: Captured, others: tuple[Tensor, ...]) -> Tensor:
         out = captured.evaluate(x, *others)
+        ctx.save_for_backward(x, *others)
         ctx.captured, ctx.replay = captured, captured.n_replays
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         if ctx.replay != ctx.captured.n_replays:
-            raise RuntimeError("a captured network was evaluated again before its gradient")
+            ctx.captured.evaluate(*ctx.saved_tensors)
         return ctx.captured.pull_back(cotangents[0]), None, None
 
 

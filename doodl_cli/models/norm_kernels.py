@@ -14,7 +14,8 @@ Both directions take three kernels. The first reduces tiles of positions, each c
 of memory are read whole, whatever a group's size, and there are enough programs at small sizes.
 The second reduces the tiles' results over tiles and groups, the third applies. x is read twice, and
 kept for the gradient instead of z. There are no atomics: the bits are the same every time, with or
-without a gradient, in a batch or alone. All arithmetic is float32.
+without a gradient, in a batch or alone. All arithmetic is float32. All shapes of a network share
+six compiled kernels, because compiling takes longer than all that they save in a short run.
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+N_POSITIONS = 64  # of a tile
 N_CHANNELS = 64  # of a tile at most: in half precision one line of the cache
-SMALL = 1024  # positions; fewer are cut into small tiles, so that these are many
 N_REDUCED = 2048  # numbers that the second kernel reduces at a time
 
 
@@ -55,7 +56,7 @@ class GroupNorm(torch.autograd.Function):
         with torch.cuda.device_of(x):
             mean, rstd = find_moments(rows, cut, eps)
             out = empty_last(x)
-            normalise[cut.grid](rows, weight, bias, mean, rstd, out, SILU=silu, **cut.sizes)
+            normalise[cut.grid](rows, weight, bias, mean, rstd, out, silu, **cut.sizes)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.cut, ctx.silu = cut, silu
         return out
@@ -68,7 +69,7 @@ class GroupNorm(torch.autograd.Function):
         with torch.cuda.device_of(x):
             averages = find_averages(given, ctx.cut, ctx.silu)
             vjp = empty_last(x)
-            pull_back[ctx.cut.grid](*given, *averages, vjp, SILU=ctx.silu, **ctx.cut.sizes)
+            pull_back[ctx.cut.grid](*given, *averages, vjp, ctx.silu, **ctx.cut.sizes)
         return vjp, None, None, None, None, None
 
 
@@ -94,28 +95,25 @@ class Cut:
     n_groups: int
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """Positions and channels of a tile, powers of two."""
-        return 32 if self.p <= SMALL else 128, min(N_CHANNELS, triton.next_power_of_2(self.c))
+    def n_channels(self) -> int:
+        """Channels of a tile, a power of two."""
+        return min(N_CHANNELS, triton.next_power_of_2(self.c))
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """One program a tile."""
-        P, C = self.tile
-        return triton.cdiv(self.p, P), triton.cdiv(self.c, C), self.n
+        return triton.cdiv(self.p, N_POSITIONS), triton.cdiv(self.c, self.n_channels), self.n
 
     @property
     def sizes(self) -> dict[str, int]:
         """What the kernels of one program a tile are told."""
-        P, C = self.tile
-        return {"p": self.p, "c": self.c, "n_groups": self.n_groups, "P": P, "C": C,
-                "num_warps": 4 if self.p <= SMALL else 8}  # fmt: skip
+        return {"p": self.p, "c": self.c, "n_groups": self.n_groups, "P": N_POSITIONS,
+                "C": self.n_channels}  # fmt: skip
 
     @property
     def reduction(self) -> dict[str, int]:
         """What the kernels of one program a group are told."""
-        D = triton.next_power_of_2(self.c // self.n_groups)
-        return {"p": self.p, "c": self.c, "P": self.tile[0], "T": max(1, N_REDUCED // D), "D": D}
+        return {"p": self.p, "c": self.c, "P": N_POSITIONS, "N": N_REDUCED}
 
     def results(self, x: Tensor) -> Tensor:
         """Return room for two numbers (2, n, tiles, c) a tile and channel."""
@@ -137,7 +135,7 @@ def find_moments(x: Tensor, cut: Cut, eps: float) -> Tensor:
 def find_averages(given: tuple[Tensor, ...], cut: Cut, silu: bool) -> Tensor:
     """Return <g> and <z g> (2, n, n_groups), of what `pull_back` is given besides."""
     parts, averages = cut.results(given[0]), cut.reduced(given[0])
-    measure_cotangent[cut.grid](*given, *parts, SILU=silu, **cut.sizes)
+    measure_cotangent[cut.grid](*given, *parts, silu, **cut.sizes)
     average[cut.n_groups, cut.n](*parts, *averages, **cut.reduction)
     return averages
 
@@ -174,12 +172,19 @@ def store_results(firsts, first, seconds, second, c, C: tl.constexpr):
 
 
 @triton.jit
-def place_results(start, p, c, P: tl.constexpr, T: tl.constexpr, D: tl.constexpr):
-    """Return the offsets (T, D) of what T tiles stored for a group, which exist, the tiles."""
+def count_results(p, c, P: tl.constexpr):
+    """Return how many numbers the tiles stored for a program's group."""
+    return tl.cdiv(p, P) * (c // tl.num_programs(0))
+
+
+@triton.jit
+def place_results(start, p, c, P: tl.constexpr, N: tl.constexpr):
+    """Return the offsets (N,) of what tiles stored for a group, which exist, and their tiles."""
     n_tiles, size = tl.cdiv(p, P), c // tl.num_programs(0)
-    tile, channel = start + tl.arange(0, T)[:, None], tl.arange(0, D)[None, :]
-    at = (tl.program_id(1) * n_tiles + tile) * c + tl.program_id(0) * size + channel
-    return at, (tile < n_tiles) & (channel < size), tile
+    i = start + tl.arange(0, N)
+    tile = i // size
+    at = (tl.program_id(1) * n_tiles + tile) * c + tl.program_id(0) * size + i % size
+    return at, i < n_tiles * size, tile
 
 
 @triton.jit(do_not_specialize=["p"])
@@ -193,18 +198,17 @@ def measure(x, means, squares, p, c, n_groups, P: tl.constexpr, C: tl.constexpr)
 
 
 @triton.jit(do_not_specialize=["p"])
-def combine(means, squares, mean, rstd, eps, p, c, P: tl.constexpr, T: tl.constexpr,
-            D: tl.constexpr):  # fmt: skip
+def combine(means, squares, mean, rstd, eps, p, c, P: tl.constexpr, N: tl.constexpr):
     """Store a group's mean and 1 / sqrt(variance + eps), of tiles' (Chan et al. 1983)."""
     n_elements = p * (c // tl.num_programs(0))
     total = 0.0
-    for start in range(0, tl.cdiv(p, P), T):
-        at, exists, tile = place_results(start, p, c, P, T, D)
+    for start in range(0, count_results(p, c, P), N):
+        at, exists, tile = place_results(start, p, c, P, N)
         total += tl.sum(count(tile, p, P) * load(means, at, exists))
     centre = total / n_elements
     total = 0.0
-    for start in range(0, tl.cdiv(p, P), T):
-        at, exists, tile = place_results(start, p, c, P, T, D)
+    for start in range(0, count_results(p, c, P), N):
+        at, exists, tile = place_results(start, p, c, P, N)
         between = load(means, at, exists) - centre
         square = load(squares, at, exists) + count(tile, p, P) * between * between
         total += tl.sum(tl.where(exists, square, 0.0))
@@ -226,51 +230,50 @@ def load_groups(numbers, channel, c, n_groups):
     return load(numbers, group, channel < c)[None, :]
 
 
-@triton.jit(do_not_specialize=["p"])
-def normalise(x, weight, bias, mean, rstd, out, p, c, n_groups, P: tl.constexpr, C: tl.constexpr,
-              SILU: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["silu", "p"])
+def normalise(x, weight, bias, mean, rstd, out, silu, p, c, n_groups, P: tl.constexpr,
+              C: tl.constexpr):  # fmt: skip
     """Store y of a tile, or its SiLU."""
     at, exists, channel = place(p, c, P, C)
     z = load(x, at, exists) - load_groups(mean, channel, c, n_groups)
     z *= load_groups(rstd, channel, c, n_groups)
     y = load_channels(weight, channel, c) * z + load_channels(bias, channel, c)
-    if SILU:
+    if silu:
         y *= tl.sigmoid(y)
     tl.store(out + at, y, mask=exists)
 
 
 @triton.jit
-def pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P: tl.constexpr,
-              C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+def pull_to_z(x, weight, bias, mean, rstd, cotangent, silu, p, c, n_groups, P: tl.constexpr,
+              C: tl.constexpr):  # fmt: skip
     """Return g and z (P, C) of a tile; g is 0 where nothing exists."""
     at, exists, channel = place(p, c, P, C)
     z = load(x, at, exists) - load_groups(mean, channel, c, n_groups)
     z *= load_groups(rstd, channel, c, n_groups)
     scale = load_channels(weight, channel, c)
     g = scale * load(cotangent, at, exists)
-    if SILU:
+    if silu:
         y = scale * z + load_channels(bias, channel, c)
         sigmoid = tl.sigmoid(y)
         g *= sigmoid * (1 + y * (1 - sigmoid))
     return g, z
 
 
-@triton.jit(do_not_specialize=["p"])
-def measure_cotangent(x, weight, bias, mean, rstd, cotangent, sums, products, p, c, n_groups,
-                      P: tl.constexpr, C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["silu", "p"])
+def measure_cotangent(x, weight, bias, mean, rstd, cotangent, sums, products, silu, p, c, n_groups,
+                      P: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Store the sums of g and of z g over a tile, each channel apart."""
-    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P, C, SILU)
+    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, silu, p, c, n_groups, P, C)
     store_results(sums, tl.sum(g, 0), products, tl.sum(z * g, 0), c, C)
 
 
 @triton.jit(do_not_specialize=["p"])
-def average(sums, products, mean_g, mean_zg, p, c, P: tl.constexpr, T: tl.constexpr,
-            D: tl.constexpr):  # fmt: skip
+def average(sums, products, mean_g, mean_zg, p, c, P: tl.constexpr, N: tl.constexpr):
     """Store <g> and <z g> of a group."""
     n_elements = p * (c // tl.num_programs(0))
     g, zg = 0.0, 0.0
-    for start in range(0, tl.cdiv(p, P), T):
-        at, exists, _ = place_results(start, p, c, P, T, D)
+    for start in range(0, count_results(p, c, P), N):
+        at, exists, _ = place_results(start, p, c, P, N)
         g += tl.sum(load(sums, at, exists))
         zg += tl.sum(load(products, at, exists))
     group = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
@@ -278,11 +281,11 @@ def average(sums, products, mean_g, mean_zg, p, c, P: tl.constexpr, T: tl.conste
     tl.store(mean_zg + group, zg / n_elements)
 
 
-@triton.jit(do_not_specialize=["p"])
-def pull_back(x, weight, bias, mean, rstd, cotangent, mean_g, mean_zg, vjp, p, c, n_groups,
-              P: tl.constexpr, C: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["silu", "p"])
+def pull_back(x, weight, bias, mean, rstd, cotangent, mean_g, mean_zg, vjp, silu, p, c, n_groups,
+              P: tl.constexpr, C: tl.constexpr):  # fmt: skip
     """Store d loss / d x of a tile."""
-    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, p, c, n_groups, P, C, SILU)
+    g, z = pull_to_z(x, weight, bias, mean, rstd, cotangent, silu, p, c, n_groups, P, C)
     at, exists, channel = place(p, c, P, C)
     g -= load_groups(mean_g, channel, c, n_groups) + z * load_groups(mean_zg, channel, c, n_groups)
     tl.store(vjp + at, load_groups(rstd, channel, c, n_groups) * g, mask=exists)

@@ -6,7 +6,7 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
 from doodl_cli.models.latent_model import HALVES, LatentModel
-from doodl_cli.models.norms import can_fuse, fuse_norms
+from doodl_cli.models.fused import can_fuse, fuse_layers
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -32,15 +32,15 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
 
 
 def lay_out(model: LatentModel, compiled: bool) -> None:
-    """Have convolutions see channels last, and norms too; a compiler fuses the UNet's itself.
+    """Have convolutions see channels last, and other layers too; a compiler fuses the UNet's itself.
 
     A decoder in float32 stays as it is.
     """
     model.unet.to(memory_format=torch.channels_last)
-    if not can_fuse(model.device):
+    if not can_fuse(model.device, model.unet.dtype):
         return
     if not compiled:
-        fuse_norms(model.unet)
+        fuse_layers(model.unet)
     if model.vae.dtype in HALVES:
         model.vae.decoder.to(memory_format=torch.channels_last)
-        fuse_norms(model.vae.decoder)
+        fuse_layers(model.vae.decoder)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm as native
 from torch.nn.functional import silu
 
-from doodl_cli.models.norms import FastGroupNorm, fuse_norms
+from doodl_cli.models.fused import FastGroupNorm, fuse_layers
 
 N_CALLS = 20  # a graph
 N_REPLAYS = 15
@@ -39,7 +39,7 @@ def count_norms(network: nn.Module, evaluate: Callable[[], Any]) -> Counter[Shap
     def note(norm: FastGroupNorm, inputs: tuple[Tensor]) -> None:
         found[tuple(inputs[0].shape), norm.num_groups, norm.activated] += 1
 
-    fuse_norms(network)
+    fuse_layers(network)
     for module in network.modules():
         if isinstance(module, FastGroupNorm):
             module.register_forward_pre_hook(note)

@@ -1,4 +1,4 @@
-"""GroupNorm with SiLU in Triton: by its interpreter without a GPU, and fused into networks."""
+"""GroupNorm with SiLU and GEGLU in Triton: by its interpreter without a GPU, and in networks."""
 
 import copy
 import os
@@ -6,12 +6,22 @@ import sys
 
 import pytest
 import torch
+from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
-from torch.nn.functional import group_norm, silu
+from torch.nn.functional import gelu, group_norm, silu
 
 from doodl_cli.models.capture import Captured
-from doodl_cli.models.norms import EmbeddingSiLU, FastGroupNorm, NormSiLU, can_fuse, fuse_norms
+from doodl_cli.models.fused import (
+    EmbeddingSiLU,
+    FastGEGLU,
+    FastGroupNorm,
+    LastTransformer2D,
+    NormSiLU,
+    can_fuse,
+    fuse_layers,
+)
 from doodl_cli.models.pipeline import adapt_pipeline
 from doodl_cli.models.tuning import tune
 from tests.pipelines import make_autoencoder, make_pipeline, make_unet
@@ -145,18 +155,52 @@ def test_the_gradient_keeps_the_input_and_not_its_norm(kernels):
     assert sorted(one.numel() for one in kept) == [8, 8, 16, 16, x.numel()]
 
 
+GATED = [(3, 5, 600), (2, 2), (1, 9, 512), (17, 1, 14)]  # of x: partial tiles, one column, full ones
+
+
+def exact_geglu(x):
+    value, gate = x.chunk(2, -1)
+    return value * gelu(gate)
+
+
+@pytest.mark.parametrize("shape", GATED)
+def test_geglu_and_its_gradient_are_those_of_float64(kernels, shape):
+    from doodl_cli.models.geglu_kernels import geglu
+
+    x, _, _, cotangent = draw(shape)
+    cotangent = cotangent[..., : shape[-1] // 2]  # which is not contiguous
+    found = with_gradient(geglu, x, cotangent)
+    expected = with_gradient(exact_geglu, x.double(), cotangent.double())
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one.double() - other).abs().max() < 1e-5 * (1 + other.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_geglu_in_half_precision_rounds_the_result_alone(kernels, dtype):
+    from doodl_cli.models.geglu_kernels import geglu
+
+    x, *_ = draw((7, 300), dtype)
+    cotangent = x[:, 150:].clone()
+    found = with_gradient(geglu, x, cotangent)
+    expected = with_gradient(exact_geglu, x.double(), cotangent.double())
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert error(one, other) < torch.finfo(dtype).eps / 2
+
+
 @pytest.mark.parametrize("make", [lambda: make_unet(False), lambda: make_autoencoder(False)])
 def test_a_fused_network_computes_the_same_and_keeps_its_names(make):
     torch.manual_seed(0)
     network = make().eval()
     fused = copy.deepcopy(network)
     for _ in range(2):
-        fuse_norms(fused)
+        fuse_layers(fused)
     assert not any(type(module) is nn.GroupNorm for module in fused.modules())
     assert list(fused.state_dict()) == list(network.state_dict())
     x = torch.randn(2, 4, 8, 8)
     expected, found = evaluate(network, x), evaluate(fused, x)
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def evaluate(network, x):
@@ -169,8 +213,8 @@ def evaluate(network, x):
 
 def test_every_silu_after_a_norm_is_fused_and_the_time_embedding_keeps_its_own():
     unet, decoder = make_unet(False), make_autoencoder(False).decoder
-    fuse_norms(unet)
-    fuse_norms(decoder)
+    fuse_layers(unet)
+    fuse_layers(decoder)
     for network in (unet, decoder):
         assert type(network.conv_norm_out) is NormSiLU
         blocks = [module for module in network.modules() if isinstance(module, ResnetBlock2D)]
@@ -180,6 +224,9 @@ def test_every_silu_after_a_norm_is_fused_and_the_time_embedding_keeps_its_own()
     embedding = torch.randn(2, 8)
     assert torch.equal(blocks[0].nonlinearity(embedding), silu(embedding))
     assert type(unet.time_embedding.act) is nn.SiLU
+    kinds = {type(module) for module in unet.modules()}
+    assert {FastGEGLU, LastTransformer2D} <= kinds
+    assert not {GEGLU, Transformer2DModel} & kinds
     assert type(decoder.mid_block.attentions[0].group_norm) is FastGroupNorm
 
 
@@ -191,7 +238,7 @@ def test_a_block_that_activates_something_else_keeps_its_activation(options):
     block = ResnetBlock2D(in_channels=8, temb_channels=6, groups=4, **options)
     x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
     expected, activation = block(x, embedding), type(block.nonlinearity)
-    fuse_norms(block)
+    fuse_layers(block)
     assert torch.equal(block(x, embedding), expected)
     assert type(block.nonlinearity) is activation
     assert type(block.norm1) is FastGroupNorm
@@ -206,13 +253,14 @@ def test_off_a_gpu_nothing_is_fused():
 
 def test_without_triton_one_line_says_so_and_nothing_breaks(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "doodl_cli.models.norm_kernels", None)
-    assert not can_fuse(torch.device("cpu"))
+    assert not can_fuse(torch.device("cpu"), torch.float32)
     (line,) = capsys.readouterr().err.splitlines()
     assert "without Triton" in line
 
 
-def test_where_triton_runs_norms_can_be_fused(kernels, capsys):
-    assert can_fuse(torch.device(DEVICE))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_where_triton_runs_layers_can_be_fused(kernels, dtype, capsys):
+    assert can_fuse(torch.device(DEVICE), dtype)
     assert not capsys.readouterr().err
 
 
@@ -234,6 +282,20 @@ def test_real_shapes_on_a_gpu_are_right_and_the_same_every_time(kernels, shape, 
         assert torch.equal(one, third)
     with torch.no_grad():
         assert torch.equal(norm(last(x)), found[0])
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(2, 4096, 2560), (16, 64, 10240), (1, 100, 5120)])
+def test_geglu_of_real_shapes_on_a_gpu(kernels, shape):
+    from doodl_cli.models.geglu_kernels import geglu
+
+    x, _, _, cotangent = draw(shape, torch.float16)
+    cotangent = cotangent[..., : shape[-1] // 2].contiguous()
+    found = with_gradient(geglu, x, cotangent)
+    expected = with_gradient(exact_geglu, x.double(), cotangent.double())
+    for one, other in zip(found, expected, strict=True):
+        assert error(one, other) < torch.finfo(torch.float16).eps / 2
 
 
 @gpu
