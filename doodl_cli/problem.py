@@ -65,4 +65,5 @@ def pose_problem(
         memory=memory,
         device=STATE_DEVICES.get(model.device.type, model.device),
         micro_batch=MicroBatch(n_together, model.captures.clear),
+        one_by_one=model.large,
     )

@@ -155,7 +155,12 @@ def test_the_gradient_keeps_the_input_and_not_its_norm(kernels):
     assert sorted(one.numel() for one in kept) == [8, 8, 16, 16, x.numel()]
 
 
-GATED = [(3, 5, 600), (2, 2), (1, 9, 512), (17, 1, 14)]  # of x: partial tiles, one column, full ones
+GATED = [
+    (3, 5, 600),
+    (2, 2),
+    (1, 9, 512),
+    (17, 1, 14),
+]  # partial tiles, one column, full ones
 
 
 def exact_geglu(x):

@@ -2,7 +2,7 @@
 
 from doodl_cli.guidance.build import build_evaluation, build_guidance
 from doodl_cli.guidance.clip import spherical_distance
-from doodl_cli.guidance.combine import Terms, combine
+from doodl_cli.guidance.combine import Terms, combine, join_terms
 from doodl_cli.guidance.guidance import Guidance, Prompt, Score
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "build_evaluation",
     "build_guidance",
     "combine",
+    "join_terms",
     "spherical_distance",
 ]

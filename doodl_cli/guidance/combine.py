@@ -7,7 +7,7 @@ picture is differentiated once, for all terms together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Generator, Tensor
@@ -70,3 +70,8 @@ def attach(images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
     """Return values (b,) whose gradient at the pictures is the given one."""
     linear = (images * gradient).flatten(1).sum(1)
     return value + (linear - linear.detach())
+
+
+def join_terms(parts: Sequence[Terms]) -> Terms:
+    """Put the samples of several parts together."""
+    return Terms(*(torch.cat([getattr(part, x.name) for part in parts], 1) for x in fields(Terms)))

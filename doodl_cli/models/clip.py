@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from doodl_cli.errors import UserError
+from doodl_cli.models.capture import Captures
+from doodl_cli.models.decoder import recompute
 from doodl_cli.models.fetch import explain, hash_weights, quiet
 from doodl_cli.models.half import in_half
 
@@ -31,6 +34,7 @@ class Clip(nn.Module):
         self.tokenizer = tokenizer
         self.facts = facts
         self.image_dtype = torch.float32
+        self.captured, self.captures = False, Captures()
         size = model.visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple | list) else size
         self.register_buffer("mean", torch.tensor(model.visual.image_mean).view(1, 3, 1, 1))
@@ -45,7 +49,13 @@ class Clip(nn.Module):
         pixels = ((images.to(self.mean.dtype) + 1) / 2 - self.mean) / self.std
         if self.image_dtype == torch.float32:
             return F.normalize(self.model.visual(pixels), dim=-1)
-        return F.normalize(in_half(self.model.visual, pixels, self.image_dtype), dim=-1)
+        return F.normalize(in_half(self.see, pixels, self.image_dtype), dim=-1)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """Return embeddings of normalised pictures; gradients are replayed from CUDA graphs."""
+        if self.captured and torch.is_grad_enabled() and pixels.requires_grad:
+            return self.captures("visual", self.model.visual, pixels)
+        return self.model.visual(pixels)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
@@ -56,13 +66,21 @@ class Clip(nn.Module):
     def spare(self) -> None:
         """Compute pictures in half precision, twice for the gradient, and texts on the CPU.
 
-        There are a few texts in a run, and thousands of pictures.
+        There are a few texts in a run, and thousands of pictures. A transformer's blocks do without
+        the random numbers' state, which open_clip's checkpoints keep and CUDA graphs forbid.
         """
-        device = self.mean.device
+        from open_clip.transformer import VisionTransformer
+
+        device, visual = self.mean.device, self.model.visual
         self.model.to("cpu")
-        self.model.visual.to(device, torch.float16)
-        self.model.set_grad_checkpointing()
+        visual.to(device, torch.float16)
         self.image_dtype = torch.float16
+        if not isinstance(visual, VisionTransformer):
+            self.model.set_grad_checkpointing()
+            return
+        for block in visual.transformer.resblocks:
+            block.forward = partial(recompute, block.forward)
+        self.captured = device.type == "cuda"
 
 
 def load_clip(name: str, pretrained: str | None, device: torch.device, given: str) -> Clip:

@@ -2,7 +2,8 @@
 
 At 512 px the graph of Stable Diffusion's decoder holds more than all of its UNet's weights. Here
 one sample is decoded at a time, and of each only the inputs of the decoder's residual blocks are
-kept (Chen et al. 2016, arXiv 1604.06174). The pictures are `vae.decode`'s, bit for bit.
+kept (Chen et al. 2016, arXiv 1604.06174), or one for all in the memory of a CUDA graph. The
+pictures are `vae.decode`'s, bit for bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,21 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from doodl_cli.models.capture import Captures
+
 recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
-def decode_sparingly(vae: Any, z: Tensor) -> Tensor:
-    """Return the pictures (b, 3, h, w) of latents (b, c, h, w), as `vae.decode` does."""
-    if len(z) == 1:
-        return decode_one(vae, z)
-    return torch.cat([recompute(decode_one, vae, one) for one in z.split(1)])
+def decode_sparingly(vae: Any, z: Tensor, captures: Captures | None = None) -> Tensor:
+    """Return the pictures (b, 3, h, w) of latents (b, c, h, w), as `vae.decode` does.
+
+    With `captures` they are replayed from a CUDA graph.
+    """
+    decode = partial(decode_one, vae)
+    if captures is not None:
+        decode = partial(captures, "decode", decode)
+    return torch.cat([decode(one) for one in z.split(1)])
 
 
 def decode_one(vae: Any, z: Tensor) -> Tensor:
-    """Return the picture of one sample's latents."""
+    """Return the picture of one sample's latents, its channels first, as pooling likes them."""
     for part in parts(vae):
         z = recompute(part, z)
-    return z
+    return z.contiguous()
 
 
 def parts(vae: Any) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -38,6 +38,7 @@ from doodl_cli.sampling.solve import Net
 
 SMALL_NETWORK = 50_000_000  # parameters; the whole graph of a larger one is not worth counting
 SMALL_PICTURE = 256 * 256  # pixels; a larger one's decoder computes its parts twice to save memory
+MEDIUM_PICTURE = 512 * 512  # pixels; the graph of a larger one's decoder takes too much of a GPU
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -156,6 +157,11 @@ class LatentModel:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return factor * self.latent_shape[1], factor * self.latent_shape[2]
 
+    @property
+    def large(self) -> bool:
+        """Whether one picture's decoder and scorers keep a GPU busy."""
+        return math.prod(self.picture_size) > SMALL_PICTURE
+
     def check_texts(self, texts: Sequence[str]) -> None:
         """Say, once a text, what is cut off because it is too long for the text encoder."""
         for text in dict.fromkeys(texts):
@@ -238,9 +244,12 @@ class LatentModel:
 
     def decode_scaled(self, z: Tensor) -> Tensor:
         """Return pictures of latents as the auto-encoder has them, in its own dtype."""
-        if math.prod(self.picture_size) > SMALL_PICTURE:
-            return decode_sparingly(self.vae, z)
-        return self.vae.decode(z, return_dict=False)[0]
+        if not self.large:
+            return self.vae.decode(z, return_dict=False)[0]
+        differentiated = torch.is_grad_enabled() and z.requires_grad
+        medium = math.prod(self.picture_size) <= MEDIUM_PICTURE and z.dtype in HALVES
+        captured = differentiated and medium and z.is_cuda
+        return decode_sparingly(self.vae, z, self.captures if captured else None)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

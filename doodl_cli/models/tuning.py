@@ -5,8 +5,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
-from doodl_cli.models.latent_model import HALVES, LatentModel
 from doodl_cli.models.fused import can_fuse, fuse_layers
+from doodl_cli.models.latent_model import HALVES, LatentModel
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -32,7 +32,7 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
 
 
 def lay_out(model: LatentModel, compiled: bool) -> None:
-    """Have convolutions see channels last, and other layers too; a compiler fuses the UNet's itself.
+    """Have layers see channels last, and fuse them; a compiler fuses the UNet's itself.
 
     A decoder in float32 stays as it is.
     """

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from doodl_cli.gradient import average_over_slots, differentiate
-from doodl_cli.guidance import Guidance, Score, Terms, combine
+from doodl_cli.guidance import Guidance, Score, Terms, combine, join_terms
 from doodl_cli.sampling import Net, Table, solve
 from doodl_cli.sampling.solve import Pair
 
@@ -47,7 +48,8 @@ class Problem:
     """What is optimised: a sampler around a network, and scores of its pictures; b samples.
 
     The networks may be on another device than the pair, which is on `device`. `net[k]` must be the
-    network of the samples in the slice k, where `micro_batch` is smaller than the batch.
+    network of the samples in the slice k, where `micro_batch` is smaller than the batch. With
+    `one_by_one` a sample's picture is differentiated before the next is decoded.
     """
 
     table: Table
@@ -60,6 +62,7 @@ class Problem:
     memory: str = "reversible"
     device: torch.device = torch.device("cpu")
     micro_batch: MicroBatch = field(default_factory=lambda: MicroBatch(sys.maxsize))
+    one_by_one: bool = False
 
     def compute(
         self, function: Callable[[slice, "Problem"], T], *drawn: Sequence[torch.Generator]
@@ -168,12 +171,50 @@ def make_loss(
 ) -> Callable[[Tensor], tuple[Tensor, Found]]:
     """Return the loss of latents x_0 (b, c, h, w): one value a sample, and what is found."""
 
-    def loss(x_0: Tensor) -> tuple[Tensor, Found]:
+    def loss(x_0: Tensor, k: slice = slice(None)) -> tuple[Tensor, Found]:
         images = problem.decode(x_0)
-        value, terms = combine(problem.guidance, images, problem.prompts, generators, balance)
+        value, terms = combine(problem.guidance, images, problem.prompts[k], generators[k], balance)
         return value, (terms, to_8_bit(images.detach()))
 
-    return loss
+    def loss_one_by_one(x_0: Tensor) -> tuple[Tensor, Found]:
+        found: list[Found] = []
+        value = OneByOne.apply(x_0, loss, found)
+        terms, pictures = zip(*found, strict=True)
+        return value, (join_terms(terms), torch.cat(pictures))
+
+    return loss_one_by_one if problem.one_by_one else loss
+
+
+class OneByOne(torch.autograd.Function):
+    """A loss of samples each by itself, whose gradient is taken before the next one's turn.
+
+    So no more than one sample's graph is held at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_0: Tensor,
+        loss: Callable[[Tensor, slice], tuple[Tensor, Found]],
+        found: list[Found],
+    ) -> Tensor:
+        values, gradients = [], []
+        for k in range(len(x_0)):
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                leaf = x_0[k : k + 1].detach().requires_grad_(ctx.needs_input_grad[0])
+                value, other = loss(leaf, slice(k, k + 1))
+                if ctx.needs_input_grad[0]:
+                    gradients += torch.autograd.grad(value.sum(), leaf, materialize_grads=True)
+            values.append(value.detach())
+            found.append(other)
+        ctx.gradients = gradients
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
+        gradient = torch.cat(ctx.gradients)
+        return cotangents[0].to(gradient).view(-1, 1, 1, 1) * gradient, None, None
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ The weights have the real architectures' shapes, so that nothing is downloaded. 
 
     python scripts/bench/measure_steps.py --out build/steps.jsonl "model=sd14 n_steps=50"
 
-One line of JSON a setting: the median of the steps after the first, in which graphs are captured.
+One line of JSON a setting: the median of the steps after the first, in which graphs are captured;
+`total` is all of them and the judgement of the last. `limit=24` makes it a card of 24 GiB.
 `scripts/bench/write_table.py` turns them into the tables of docs/performance.md.
 """
 
@@ -35,12 +36,16 @@ DEFAULTS = {
     "unet_checkpointing": "false",
     "compile": "false",
     "repeats": "5",
+    "limit": "",
 }
 GIB = 2**30
 
 
 def measure(given: dict[str, str], device: torch.device) -> dict[str, object]:
     """Return what a setting costs."""
+    if given["limit"]:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(float(given["limit"]) * GIB / whole)
     began = time.perf_counter()
     dtype = getattr(torch, given["dtype"])
     model = make_model(
@@ -61,10 +66,10 @@ def measure(given: dict[str, str], device: torch.device) -> dict[str, object]:
         guidance=guidance,
         evaluation={},
     )
-    x_T = initial_noise(seeds, model.latent_shape)
+    x_T = initial_noise(seeds, model.latent_shape).to(device)
     settings = Settings(n_iters=int(given["repeats"]) + 1, clip=1e-3)
     loaded = time.perf_counter() - began
-    seconds, first, error, norm = [], 0.0, 0.0, 0.0
+    seconds, first, error, norm, began = [], 0.0, 0.0, 0.0, time.perf_counter()
     for record in optimize(problem, settings, (x_T, x_T.clone())):
         if record.iteration == 0:
             first = record.seconds
@@ -75,12 +80,14 @@ def measure(given: dict[str, str], device: torch.device) -> dict[str, object]:
             seconds.append(record.seconds)
             error = max(error, *record.round_trip_error)
             norm = record.grad_norm[0]
+    total = time.perf_counter() - began
     cuda = device.type == "cuda"
     return {
         **given,
         "seconds": round(statistics.median(seconds), 3),
         "spread": [round(min(seconds), 3), round(max(seconds), 3)],
         "first": round(first, 1),
+        "total": round(total, 1),
         "loading": round(loaded, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 3) if cuda else None,
         "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if cuda else None,
