@@ -36,7 +36,7 @@ from train_classifier import class_indices
 from doodl_cli.models.noise_aware import FILES, FOLDER, NoisyClassifier
 from doodl_cli.models.scheduler import read_schedule, read_settings
 
-WIDTHS = [64, 128, 160]
+WIDTHS = [48, 96, 128]
 MEASURED_AT = (0, 200, 400, 600, 800)  # timesteps
 
 
