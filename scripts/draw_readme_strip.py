@@ -37,7 +37,7 @@ def main() -> None:
         tiles = [run(prompt, Path(folder, str(i))) for i, prompt in enumerate(PROMPTS)]
     before, after = zip(*tiles, strict=True)
     STRIP.parent.mkdir(exist_ok=True)
-    draw_grid([before, after]).save(STRIP, quality=92)
+    draw_grid([before, after]).save(STRIP, quality=85, method=6)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ import pytest
 import yaml
 
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
-from doodl_cli.bench.suite import packaged, read_suite
+from doodl_cli.bench.collect import Results, Sample
+from doodl_cli.bench.runs import Part
+from doodl_cli.bench.statistics import bootstrap_mean
+from doodl_cli.bench.suite import Row, packaged, read_suite
+from doodl_cli.bench.tables import summarise
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
-from doodl_cli.commands.bench import set_key
+from doodl_cli.commands.bench import make_plan, set_key
 from doodl_cli.config import METHODS, read_config
 from tests.runs import needs_weights, read_metadata, start
 
@@ -239,6 +243,40 @@ def test_bad_input_exits_2_with_one_line_and_writes_nothing(
     assert line in err
     assert err.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+def test_noise_aware_takes_part_where_its_classifier_is_and_is_else_left_out_in_a_line(
+    folder, capsys, monkeypatch
+):
+    files = folder / "config.json", folder / "model.safetensors"
+    monkeypatch.setattr("doodl_cli.commands.bench.find_noise_aware", lambda *_: files)
+    plan = make_plan(["suite=embedded"])
+    assert all("noise_aware" not in part.methods for part in plan.parts)
+    assert plan.left_out.startswith(f"{files[0]} is missing")
+    assert main(["bench", "suite=vocabulary", "methods=[noise_aware]"]) == 2
+    assert f"methods=['noise_aware']: {files[0]} is missing" in capsys.readouterr().err
+    for file in files:
+        file.touch()
+    plan = make_plan(["suite=embedded"])
+    assert [part.name for part in plan.parts if "noise_aware" in part.methods] == ["vocabulary"]
+    assert plan.left_out is None
+    plan = make_plan(["suite=vocabulary", "guidance.classifier.source=timm",
+                      "guidance.classifier.name=resnet18"])  # fmt: skip
+    assert "noise_aware" not in plan.parts[0].methods
+
+
+def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(tmp_path):
+    """Eight seeds of two prompts are two values, not eight."""
+    changes = {"cat": [0.1, 0.3, 0.2, 0.2], "dog": [0.5, 0.3, 0.4, 0.4]}
+    samples = [
+        Sample("file", "none", 0, k, Row(prompt, k), tmp_path, {"score": 1.0}, change, 1, 1, 0, 0,
+               None)
+        for prompt, several in changes.items()
+        for k, change in enumerate(several)
+    ]  # fmt: skip
+    part = Part("file", [], ["none"], "score", "score", None)
+    change = summarise(Results(None, [part], samples, {}, {}), part, "none").change
+    assert change == bootstrap_mean([0.2, 0.4])
 
 
 @needs_weights

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from doodl_cli.cli import main
-from doodl_cli.models.noise_aware import FILES, NoisyClassifier
+from doodl_cli.models.locate import NOISE_AWARE_FILES as FILES
+from doodl_cli.models.noise_aware import NoisyClassifier
 from tests.runs import ROOT, needs_weights, read_history, read_metadata
 
 pytestmark = pytest.mark.usefixtures("folder")

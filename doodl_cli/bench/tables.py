@@ -43,11 +43,15 @@ def list_scores(results: Results, part: Part) -> list[str]:
 
 def over_units(samples: Iterable[Sample], name: str) -> dict[str, float]:
     """Return each prompt's mean of a score over its seeds."""
-    values: dict[str, list[float]] = {}
-    for sample in samples:
-        if name in sample.scores:
-            values.setdefault(sample.row.unit, []).append(sample.scores[name])
-    return {unit: sum(found) / len(found) for unit, found in values.items()}
+    return average((s.row.unit, s.scores[name]) for s in samples if name in s.scores)
+
+
+def average(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the mean of what stands beside each name."""
+    found: dict[str, list[float]] = {}
+    for name, value in values:
+        found.setdefault(name, []).append(value)
+    return {name: sum(several) / len(several) for name, several in found.items()}
 
 
 def summarise(results: Results, part: Part, method: str) -> Summary:
@@ -64,7 +68,7 @@ def summarise(results: Results, part: Part, method: str) -> Summary:
     n = len(samples)
     return Summary(
         means=means,
-        change=bootstrap_mean([sample.change for sample in samples]),
+        change=bootstrap_mean(list(average((s.row.unit, s.change) for s in samples).values())),
         frechet=None if real is None else frechet_distance(stack(embeddings), real),
         diversity=bootstrap_mean(distances) if distances else None,
         calls=sum(sample.calls for sample in samples) / n,

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from doodl_cli.commands.run import carry_out, prepare
 from doodl_cli.config import Config, flatten, read_config, show
 from doodl_cli.errors import CannotWrite, Terminated, UserError
 from doodl_cli.files import read_values, write_whole, writing
+from doodl_cli.models.locate import find_folder, find_noise_aware
 from doodl_cli.requests import check_conditions
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def bench(words: list[str]) -> None:
     model = task.load(first, task.find_device(first.device))
     runs = make_runs(plan, model)
     path = begin(plan)
+    if plan.left_out:
+        print(f"doodl: noise_aware is left out: {plan.left_out}", file=sys.stderr)
     try:
         for run in runs:
             complete(run, run.folder(path), model)
@@ -105,7 +108,8 @@ def bench(words: list[str]) -> None:
 class Plan:
     """A bench as it was asked for: its own settings, the words of its runs, and the parts.
 
-    `tuned`: by part and method, the overrides that the package's suites were tuned to.
+    `tuned`: by part and method, the overrides that the package's suites were tuned to. `left_out`:
+    why noise_aware takes no part where its guidance does.
     """
 
     bench: Bench
@@ -114,6 +118,7 @@ class Plan:
     shards: list[str | None]
     tuned: dict[str, dict[str, list[str]]]
     configs: dict[tuple[str, str], Config]  # by part and method, without the budget's setting
+    left_out: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -176,6 +181,7 @@ def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
 def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     """Read the prompts and check the settings of every run. Raises UserError."""
     parts, tuned, configs = [], {}, {}
+    left_out = None
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
@@ -185,8 +191,11 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
             given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
             values = resolve(compose("run", [quote(word) for word in given]))
-            if method == "noise_aware" and [*values["guidance"]] != ["classifier"]:
-                continue  # it is a classifier itself
+            if method == "noise_aware":
+                if not takes_noise_aware(values):
+                    continue
+                if left_out := find_missing(values):
+                    continue
             values |= {"prompts": str(path.absolute()), "shard": bench.shard}
             config = read_config(values)
             if not config.guidance:
@@ -204,8 +213,25 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         real = find_beside(part.real) if part.real else None
         parts.append(Part(name, rows, methods, next(iter(config.guidance)), judge, real))
     if not parts:
-        raise UserError("methods=['noise_aware']: needs a suite with guidance=classifier")
-    return Plan(bench, words, parts, [bench.shard], tuned, configs)
+        reason = left_out or "needs a suite with guidance=classifier"
+        raise UserError(f"methods=['noise_aware']: {reason}")
+    return Plan(bench, words, parts, [bench.shard], tuned, configs, left_out)
+
+
+def takes_noise_aware(values: Mapping[str, Any]) -> bool:
+    """Whether a run is guided by what noise_aware is itself: the embedded model's classifier."""
+    guidance = values["guidance"]
+    own = [*guidance] == ["classifier"] and guidance["classifier"]["source"] == "embedded"
+    return own and values["model"]["name"] == "emoji"
+
+
+def find_missing(values: Mapping[str, Any]) -> str | None:
+    """Return which file of the classifier of noisy latents is missing, None if both are there."""
+    folder = find_folder(values["model"]["name"], values["model"]["path"])
+    for file in find_noise_aware(folder, values["method"]["path"]):
+        if not file.is_file():
+            return f"{file} is missing; scripts/embedded/train_noise_aware.py makes it"
+    return None
 
 
 def last_of_each(words: list[str]) -> list[str]:

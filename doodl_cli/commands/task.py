@@ -27,8 +27,8 @@ from doodl_cli.guidance.classifier import find_targets
 from doodl_cli.guidance.references import find_references
 from doodl_cli.methods import METHODS
 from doodl_cli.models.latent_model import LatentModel, load_model
-from doodl_cli.models.locate import hash_file
-from doodl_cli.models.noise_aware import find_files, load_noise_aware
+from doodl_cli.models.locate import find_noise_aware, hash_file
+from doodl_cli.models.noise_aware import load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import Problem, Record, Settings, optimize
@@ -274,7 +274,7 @@ def describe_method(config: Config, model: LatentModel) -> dict[str, Any]:
     method = config.method
     facts: dict[str, Any] = {"name": method.name}
     if isinstance(method, NoiseAware):
-        weights = find_files(model, method.path)[1]
+        weights = find_noise_aware(model.folder, method.path)[1]
         facts |= {"path": str(weights), "sha256": hash_file(weights)}
     return facts
 

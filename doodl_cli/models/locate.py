@@ -19,6 +19,8 @@ SCORER_FILES = (
     "clip_c/open_clip_model.safetensors",
     "aesthetic/head.safetensors",
 )
+NOISE_AWARE = "noise_aware"  # the folder of the classifier of noisy latents
+NOISE_AWARE_FILES = ("config.json", "model.safetensors")
 
 
 def find_folder(name: str, path: str | None) -> Path:
@@ -35,6 +37,15 @@ def find_weights(name: str, path: str | None) -> tuple[bool, str]:
         return False, str(error)
     size = sum((folder / file).stat().st_size for file in (*PIPELINE_FILES, *SCORER_FILES))
     return True, f"{folder} ({size / 1e6:.0f} MB)"
+
+
+def find_noise_aware(folder: Path, path: str | None) -> tuple[Path, Path]:
+    """Return where settings and weights of a classifier of noisy latents are, or should be.
+
+    `folder` is the model's; `path` names another than the model's own classifier.
+    """
+    own = Path(path).expanduser() if path else folder / NOISE_AWARE
+    return own / NOISE_AWARE_FILES[0], own / NOISE_AWARE_FILES[1]
 
 
 def check_files(folder: Path, files: tuple[str, ...]) -> None:

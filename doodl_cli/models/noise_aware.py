@@ -6,7 +6,6 @@ section 4.1), of diffusers' blocks. `scripts/embedded/train_noise_aware.py` trai
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from doodl_cli.errors import UserError
-from doodl_cli.models.locate import check_whole
+from doodl_cli.models.locate import check_whole, find_noise_aware
 
 if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
-
-FOLDER = "noise_aware"  # beside the model's other scorers
-FILES = ("config.json", "model.safetensors")
 
 
 class NoisyClassifier(nn.Module):
@@ -67,18 +63,12 @@ class NoisyClassifier(nn.Module):
         return log_probability
 
 
-def find_files(model: "LatentModel", path: str | None) -> tuple[Path, Path]:
-    """Return where the settings and the weights of a model's classifier are, or should be."""
-    folder = Path(path).expanduser() if path else model.folder / FOLDER
-    return folder / FILES[0], folder / FILES[1]
-
-
 def load_noise_aware(model: "LatentModel", path: str | None) -> NoisyClassifier:
     """Load the classifier of a model's latents, frozen, in float32: `path`, or the model's own.
 
     Raises UserError for files that are missing, damaged, or of other latents.
     """
-    files = settings, weights = find_files(model, path)
+    files = settings, weights = find_noise_aware(model.folder, path)
     given = f"method.path={settings.parent}"
     for file in files:
         if not file.is_file():

@@ -144,7 +144,7 @@ def main() -> None:
     neutral = list(dict.fromkeys(line.split("\t")[1] for line in read_set("vocabulary.txt")))
     shown = [*prompts, *neutral, *SHEET]
     sheet = draw_sheet([generate(shown, seed) for seed in (0, 1)], shown, 6)
-    sheet.save(args.sheet or args.model / "samples.webp", quality=92)
+    sheet.save(args.sheet or args.model / "samples.webp", quality=80, method=6)
 
     keep(args.model, figures)
 

@@ -107,7 +107,7 @@ def save_clip(out: Path, state: dict, config: dict, tokenizer: Path) -> None:
     save_file(half, out / "open_clip_model.safetensors", metadata={"format": "pt"})
     preprocess = {"mean": [HALF] * 3, "std": [HALF] * 3, "interpolation": "bicubic"}
     write_json(out / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+    for name in ("tokenizer_config.json", "vocab.json", "merges.txt"):
         shutil.copy(tokenizer / name, out / name)
 
 

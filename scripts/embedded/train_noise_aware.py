@@ -33,10 +33,11 @@ from pictures import (
 from safetensors.torch import save_file
 from train_classifier import class_indices
 
-from doodl_cli.models.noise_aware import FILES, FOLDER, NoisyClassifier
+from doodl_cli.models.locate import find_noise_aware
+from doodl_cli.models.noise_aware import NoisyClassifier
 from doodl_cli.models.scheduler import read_schedule, read_settings
 
-WIDTHS = [64, 128, 160]
+WIDTHS = [48, 96, 128]
 MEASURED_AT = (0, 200, 400, 600, 800)  # timesteps
 
 
@@ -57,12 +58,13 @@ def main() -> None:
     """Train, measure and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--out", type=Path, default=ASSETS / FOLDER)
+    parser.add_argument("--out", type=Path, help="by default where the model looks for it")
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    settings, weights = find_noise_aware(ASSETS, args.out)
     device = choose_device(args.smoke)
     torch.set_float32_matmul_precision("high")
     if args.smoke:
@@ -106,8 +108,8 @@ def main() -> None:
             right = (logits.argmax(1) == targets[at]).float().mean()
             print(f"{share:.3f} step {clock.step} loss {loss:.4f} accuracy {right:.3f}", flush=True)
     state = {name: p.half().cpu() for name, p in averaged_state(model, averages).items()}
-    write_json(args.out / FILES[0], config)
-    save_file(state, args.out / FILES[1])
+    write_json(settings, config)
+    save_file(state, weights)
     model.load_state_dict({name: p.float() for name, p in state.items()})
     model.eval()
     for half in "AB":
@@ -123,7 +125,7 @@ def main() -> None:
             f"{share:.3f} at {t}" for t, share in zip(MEASURED_AT, shares, strict=True)
         )
         print(f"accuracy on {len(found)} drawings of half {half}: {line}", flush=True)
-    print(f"steps {clock.step}, {(args.out / FILES[1]).stat().st_size / 1e6:.2f} MB")
+    print(f"steps {clock.step}, {weights.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
