@@ -9,6 +9,7 @@ import torch
 from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from peft import LoraConfig
 from torch import nn
 from torch.nn.functional import gelu, group_norm, silu
 
@@ -17,6 +18,7 @@ from doodl_cli.models.fused import (
     EmbeddingSiLU,
     FastGEGLU,
     FastGroupNorm,
+    FastResnetBlock2D,
     LastTransformer2D,
     NormSiLU,
     can_fuse,
@@ -194,7 +196,18 @@ def test_geglu_in_half_precision_rounds_the_result_alone(kernels, dtype):
         assert error(one, other) < torch.finfo(dtype).eps / 2
 
 
-@pytest.mark.parametrize("make", [lambda: make_unet(False), lambda: make_autoencoder(False)])
+def make_unet_with_lora():
+    """Return a UNet whose layers with weights that are fused are LoRA's."""
+    unet = make_unet(False)
+    unet.add_adapter(LoraConfig(target_modules=["conv1", "proj_in", "proj_out", "proj"]))
+    for parameter in unet.parameters():  # LoRA begins at zero
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return unet
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: make_unet(False), make_unet_with_lora, lambda: make_autoencoder(False)]
+)
 def test_a_fused_network_computes_the_same_and_keeps_its_names(make):
     torch.manual_seed(0)
     network = make().eval()
@@ -230,8 +243,8 @@ def test_every_silu_after_a_norm_is_fused_and_the_time_embedding_keeps_its_own()
     assert torch.equal(blocks[0].nonlinearity(embedding), silu(embedding))
     assert type(unet.time_embedding.act) is nn.SiLU
     kinds = {type(module) for module in unet.modules()}
-    assert {FastGEGLU, LastTransformer2D} <= kinds
-    assert not {GEGLU, Transformer2DModel} & kinds
+    assert {FastGEGLU, FastResnetBlock2D, LastTransformer2D} <= kinds
+    assert not {GEGLU, ResnetBlock2D, Transformer2DModel} & kinds
     assert type(decoder.mid_block.attentions[0].group_norm) is FastGroupNorm
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-N_WARM_UP = 3  # runs before capture, in which libraries choose their kernels and get their memory
+N_WARM_UP = 2  # runs before capture, in which libraries choose their kernels and get their memory
 
 Function = Callable[..., Tensor]
 

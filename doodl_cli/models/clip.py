@@ -79,8 +79,23 @@ class Clip(nn.Module):
             self.model.set_grad_checkpointing()
             return
         for block in visual.transformer.resblocks:
+            if type(getattr(block, "attn", None)) is nn.MultiheadAttention:
+                block.attn.__class__ = SelfAttention
             block.forward = partial(recompute, block.forward)
         self.captured = device.type == "cuda"
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Attention of tokens (b, n, d) to each other, of one contiguous product for its inputs.
+
+    PyTorch's moves the batch behind the tokens, and its product then is one for each token.
+    """
+
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=kwargs.get("attn_mask"))
+        return self.out_proj(out.transpose(1, 2).flatten(2)), None
 
 
 def load_clip(name: str, pretrained: str | None, device: torch.device, given: str) -> Clip:

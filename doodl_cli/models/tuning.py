@@ -34,13 +34,13 @@ def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
 def lay_out(model: LatentModel, compiled: bool) -> None:
     """Have layers see channels last, and fuse them; a compiler fuses the UNet's itself.
 
-    A decoder in float32 stays as it is.
+    A decoder whose products are not rounded stays as it is.
     """
     model.unet.to(memory_format=torch.channels_last)
     if not can_fuse(model.device, model.unet.dtype):
         return
     if not compiled:
         fuse_layers(model.unet)
-    if model.vae.dtype in HALVES:
+    if model.vae.dtype in HALVES or torch.backends.cudnn.allow_tf32:
         model.vae.decoder.to(memory_format=torch.channels_last)
         fuse_layers(model.vae.decoder)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from architectures import make_guidance, make_model
 
+from doodl_cli.commands.task import set_precision
 from doodl_cli.optimize import Settings, initial_noise, optimize
 from doodl_cli.problem import pose_problem
 from doodl_cli.sampling import SAMPLERS, make_grid
@@ -47,7 +48,7 @@ def measure(given: dict[str, str], device: torch.device) -> dict[str, object]:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(float(given["limit"]) * GIB / whole)
     began = time.perf_counter()
-    dtype = getattr(torch, given["dtype"])
+    dtype = getattr(torch, set_precision(given["dtype"]))
     model = make_model(
         given["model"], dtype, device, given["unet_checkpointing"] == "true",
         given["compile"] == "true",
@@ -109,7 +110,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.allow_tf32 = False  # as `doodl run` has it
     for setting in args.settings:
         given = {**DEFAULTS, **dict(word.split("=", 1) for word in setting.split())}
         unknown = set(given) - set(DEFAULTS)
