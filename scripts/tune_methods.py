@@ -3,7 +3,9 @@
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
 helps, all settings around the best one, half a power of ten away, so that the best lies inside what
-was tried. With the whole sweep it is written to doodl_cli/assets/suites/tuned.json, which
+was tried. Colourfulness alone would choose strengths that leave nothing of a picture: there only
+settings count that keep the prompt, KEEP of the plain pictures' similarity to it by the held-out
+CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
 `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 32 [--out build/tuning] [--suites complex ...]
@@ -25,6 +27,8 @@ from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
 
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
+PROMPT = "clip_text_b"
+KEEP = {"aesthetic": 0.9}
 ROUNDS = 6  # of settings around the best one
 MOST_MOVED = "optimizer.lr * optimizer.clip"
 STRENGTH = {"method.strength": range(0, 9, 2)}
@@ -45,22 +49,31 @@ Setting = tuple[int, ...]  # a half of a power of ten for each key
 
 @dataclass
 class Search:
-    """A method's settings on a suite and the mean of the deciding score with each."""
+    """A method's settings on a suite: with each, the means of the deciding score and of PROMPT."""
 
     suite: str
     method: str
     out: Path
     words: list[str]
-    scores: dict[Setting, float] = field(default_factory=dict)
+    found: dict[Setting, tuple[float, float]] = field(default_factory=dict)
 
     @property
-    def part(self) -> dict:
+    def judge(self) -> str:
+        """The deciding score."""
         path = Path(__file__).parents[1] / f"configs/suite/{self.suite}.yaml"
-        return yaml.safe_load(path.read_text())["parts"][self.suite]
+        return yaml.safe_load(path.read_text())["parts"][self.suite]["judge"]
 
     @property
     def best(self) -> Setting:
-        return max(self.scores, key=lambda setting: self.scores[setting])
+        """The setting of the highest score of those that keep the prompt, else what keeps most."""
+        _, plain = read_means(self.plain, self.judge)
+        least = KEEP.get(self.suite, 0.0) * plain
+
+        def rank(setting: Setting) -> tuple[float, float]:
+            score, prompt = self.found[setting]
+            return min(prompt - least, 0.0), score
+
+        return max(self.found, key=rank)
 
     def overrides(self, setting: Setting) -> list[str]:
         """Return the overrides of `doodl run` that make a setting."""
@@ -69,35 +82,48 @@ class Search:
             halves["optimizer.lr"] = halves.pop(MOST_MOVED) - halves["optimizer.clip"]
         return [f"{key}={10 ** (value / 2):.2g}" for key, value in halves.items()]
 
+    @property
+    def plain(self) -> Job:
+        """The bench of plain pictures."""
+        return self.make_job("none", [])
+
     def job(self, setting: Setting) -> Job:
-        """Return the bench of a setting on the prompts to tune on."""
+        """Return the bench of a setting."""
+        return self.make_job(self.method, self.overrides(setting))
+
+    def make_job(self, method: str, overrides: list[str]) -> Job:
+        """Return a bench on the prompts to tune on."""
         words = [f"suite={self.suite}", f"suite.parts.{self.suite}.path=tuning/{self.suite}.jsonl"]
-        words += [f"suite.parts.{self.suite}.real=null", f"methods=[{self.method}]"]
-        overrides = self.overrides(setting)
-        folder = self.out / self.suite / self.method / "_".join(overrides)
-        return Job(folder, [*words, *overrides, *self.words], COSTS.get(self.method, 1.0))
+        words += [f"suite.parts.{self.suite}.real=null", f"methods=[{method}]"]
+        folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
+        return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
 
     def propose(self) -> list[Setting]:
         """Return the settings to try next: the grid, then the neighbours of the best one."""
-        if not self.scores:
+        if not self.found:
             return list(itertools.product(*GRIDS[self.method].values()))
-        return [setting for setting in neighbours(self.best) if setting not in self.scores]
-
-    def read(self, setting: Setting) -> None:
-        """Read the mean of the deciding score with a setting."""
-        values = [float(line[self.part["judge"]]) for line in self.job(setting).read_lines()]
-        self.scores[setting] = sum(values) / len(values)
+        return [setting for setting in neighbours(self.best) if setting not in self.found]
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
-        columns = zip(GRIDS[self.method], self.best, zip(*self.scores, strict=True), strict=True)
+        columns = zip(GRIDS[self.method], self.best, zip(*self.found, strict=True), strict=True)
         return [key for key, best, tried in columns if best in (min(tried), max(tried))]
 
     def entry(self) -> dict:
         """Return what tuned.json holds."""
-        sweep = {" ".join(self.overrides(x)): self.scores[x] for x in sorted(self.scores)}
-        best = self.overrides(self.best)
-        return {"overrides": best, "score": self.part["judge"], "sweep": sweep}
+        names = dict.fromkeys((self.judge, PROMPT))
+        sweep = {
+            " ".join(self.overrides(setting)): dict(zip(names, self.found[setting], strict=False))
+            for setting in sorted(self.found)
+        }
+        return {"overrides": self.overrides(self.best), "score": self.judge, "sweep": sweep}
+
+
+def read_means(job: Job, judge: str) -> tuple[float, float]:
+    """Return the means over pictures of the deciding score and of PROMPT."""
+    lines = job.read_lines()
+    score, prompt = (sum(float(x[name]) for x in lines) / len(lines) for name in (judge, PROMPT))
+    return score, prompt
 
 
 def neighbours(setting: Setting) -> list[Setting]:
@@ -108,13 +134,14 @@ def neighbours(setting: Setting) -> list[Setting]:
 
 def search(searches: list[Search], n_together: int) -> None:
     """Measure the grids, and then what is beside the best settings, of all searches together."""
+    run_jobs({one.suite: one.plain for one in searches}.values(), n_together)
     for _ in range(1 + ROUNDS):
         found = [(one, setting) for one in searches for setting in one.propose()]
         if not found:
             return
         run_jobs([one.job(setting) for one, setting in found], n_together)
         for one, setting in found:
-            one.read(setting)
+            one.found[setting] = read_means(one.job(setting), one.judge)
 
 
 def main() -> None:
@@ -137,7 +164,7 @@ def main() -> None:
     tuned = read_values(path, json.loads)
     for one in searches:
         tuned.setdefault(one.suite, {})[one.method] = one.entry()
-        found = f"{one.scores[one.best]:.4g} ({len(one.scores)} settings)"
+        found = f"{one.judge} {one.found[one.best][0]:.4g} ({len(one.found)} settings)"
         print(one.suite, one.method, *one.overrides(one.best), found)
         for key in one.open_ends():
             print(f"  {key}: the best value is the last one that was tried")
