@@ -265,6 +265,23 @@ def test_noise_aware_takes_part_where_its_classifier_is_and_is_else_left_out_in_
     assert "noise_aware" not in plan.parts[0].methods
 
 
+def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeypatch):
+    found = {"doodl": ["optimizer.lr=30", "optimizer.clip=0.001"],
+             "one_step": ["method.strength=7"]}  # fmt: skip
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda _: found)
+
+    def read(*words):
+        plan = make_plan(["suite=complex", "methods=[doodl,one_step]", *words])
+        optimizer = plan.configs["complex", "doodl"].optimizer
+        strength = plan.configs["complex", "one_step"].method.strength
+        return optimizer.lr, optimizer.clip, strength
+
+    assert read() == (30, 0.001, 7)
+    assert read("optimizer.lr=2") == (2, 0.001, 7)
+    assert read("optimizer=adam") == (0.05, None, 7)
+    assert read("guidance=colourfulness") == (1, 0.01, 1)
+
+
 def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(tmp_path):
     """Eight seeds of two prompts are two values, not eight."""
     changes = {"cat": [0.1, 0.3, 0.2, 0.2], "dog": [0.5, 0.3, 0.4, 0.4]}
