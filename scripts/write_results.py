@@ -44,8 +44,8 @@ def read_parts(text: str) -> dict[str, tuple[str, list[Table]]]:
     parts = {}
     for section in re.split(r"^## ", text, flags=re.M)[1:]:
         heading, _, body = section.partition("\n")
-        blocks = [block.splitlines() for block in body.split("\n\n")]
-        tables = [read_table(block) for block in blocks if block and block[0].startswith("|")]
+        blocks = [block.splitlines() for block in body.strip().split("\n\n")]
+        tables = [read_table(block) for block in blocks if "".join(block).startswith("|")]
         parts[heading.partition(":")[0]] = heading, tables
     return parts
 
