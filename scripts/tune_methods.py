@@ -1,72 +1,174 @@
-"""Tune each method's main strength for each suite of the embedded model, at the suite's budget.
+"""Tune each method's strength for each suite of the embedded model, at the suite's budget.
 
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
-there. For baselines and for `doodl` alike, the best of a grid is written with the whole sweep to
-doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
+there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
+helps, all settings around the best one, half a power of ten away, so that the best lies inside what
+was tried. Colourfulness alone would choose strengths that leave nothing of a picture: there only
+settings count that keep the prompt, KEEP of the plain pictures' similarity to it by the held-out
+CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
+`doodl bench` reads.
 
-    python scripts/tune_methods.py [--out build/tuning] [--suites complex ...] [--methods doodl ...]
+    python scripts/tune_methods.py --jobs 32 [--out build/tuning] [--suites complex ...]
+        [--methods doodl ...]
 
 The benches stay in the folder: what was cut short goes on, what is done is read.
 """
 
 import argparse
-import csv
+import itertools
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from job_pool import Job, run_jobs
 
 from doodl_cli.bench.suite import TUNED, packaged
-from doodl_cli.cli import main as doodl
-from doodl_cli.config import GUIDED
 from doodl_cli.files import read_values, write_whole
 
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+PROMPT = "clip_text_b"
+KEEP = {"aesthetic": 0.9}
+ROUNDS = 6  # of settings around the best one
+MOST_MOVED = "optimizer.lr * optimizer.clip"
+STRENGTH = {"method.strength": range(0, 9, 2)}
+# By method and key, the halves of powers of ten of the coarse grid. An element of x_T moves by `lr`
+# times its gradient, clipped: by `lr` times `clip` at most, where `clip` is below the gradient. So
+# the grid of `doodl` has this product and `clip`. `universal` has a strength forwards and one back.
 GRIDS = {
-    "doodl": [f"optimizer.clip={value}" for value in (1e-3, 3e-3, 1e-2, 2e-2, 4e-2)],
-    **{method: [f"method.strength={value}" for value in STRENGTHS] for method in GUIDED},
+    "doodl": {MOST_MOVED: (-6, -4, -2), "optimizer.clip": (-10, -8, -6, -4)},
+    "one_step": STRENGTH,
+    "full_chain": STRENGTH,
+    "universal": {"method.strength": (0, 2, 4, 6), "method.backward_lr": (-2, 0, 2)},
+    "noise_aware": {"method.strength": range(-2, 5, 2)},
 }
+COSTS = {"universal": 4.0, "full_chain": 1.5}  # against the others': it decodes more
+
+Setting = tuple[int, ...]  # a half of a power of ten for each key
 
 
-def read_judge(suite: str) -> str:
-    """Return the score that decides in a suite."""
-    path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"
-    return yaml.safe_load(path.read_text())["parts"][suite]["judge"]
+@dataclass
+class Search:
+    """A method's settings on a suite: with each, the means of the deciding score and of PROMPT."""
+
+    suite: str
+    method: str
+    out: Path
+    words: list[str]
+    found: dict[Setting, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def judge(self) -> str:
+        """The deciding score."""
+        path = Path(__file__).parents[1] / f"configs/suite/{self.suite}.yaml"
+        return yaml.safe_load(path.read_text())["parts"][self.suite]["judge"]
+
+    @property
+    def best(self) -> Setting:
+        """The setting of the highest score of those that keep the prompt, else what keeps most."""
+        _, plain = read_means(self.plain, self.judge)
+        least = KEEP.get(self.suite, 0.0) * plain
+
+        def rank(setting: Setting) -> tuple[float, float]:
+            score, prompt = self.found[setting]
+            return min(prompt - least, 0.0), score
+
+        return max(self.found, key=rank)
+
+    def overrides(self, setting: Setting) -> list[str]:
+        """Return the overrides of `doodl run` that make a setting."""
+        halves = dict(zip(GRIDS[self.method], setting, strict=True))
+        if MOST_MOVED in halves:
+            halves["optimizer.lr"] = halves.pop(MOST_MOVED) - halves["optimizer.clip"]
+        return [f"{key}={10 ** (value / 2):.2g}" for key, value in halves.items()]
+
+    @property
+    def plain(self) -> Job:
+        """The bench of plain pictures."""
+        return self.make_job("none", [])
+
+    def job(self, setting: Setting) -> Job:
+        """Return the bench of a setting."""
+        return self.make_job(self.method, self.overrides(setting))
+
+    def make_job(self, method: str, overrides: list[str]) -> Job:
+        """Return a bench on the prompts to tune on."""
+        words = [f"suite={self.suite}", f"suite.parts.{self.suite}.path=tuning/{self.suite}.jsonl"]
+        words += [f"suite.parts.{self.suite}.real=null", f"methods=[{method}]"]
+        folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
+        return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
+
+    def propose(self) -> list[Setting]:
+        """Return the settings to try next: the grid, then the neighbours of the best one."""
+        if not self.found:
+            return list(itertools.product(*GRIDS[self.method].values()))
+        return [setting for setting in neighbours(self.best) if setting not in self.found]
+
+    def open_ends(self) -> list[str]:
+        """Return the keys whose best value is the lowest or the highest that was tried."""
+        columns = zip(GRIDS[self.method], self.best, zip(*self.found, strict=True), strict=True)
+        return [key for key, best, tried in columns if best in (min(tried), max(tried))]
+
+    def entry(self) -> dict:
+        """Return what tuned.json holds."""
+        names = dict.fromkeys((self.judge, PROMPT))
+        sweep = {
+            " ".join(self.overrides(setting)): dict(zip(names, self.found[setting], strict=False))
+            for setting in sorted(self.found)
+        }
+        return {"overrides": self.overrides(self.best), "score": self.judge, "sweep": sweep}
 
 
-def measure(suite: str, method: str, override: str, out: Path, words: list[str]) -> float:
-    """Return the mean of the deciding score with one setting."""
-    folder = out / suite / method / override
-    command = ["bench", f"suite={suite}", f"suite.parts.{suite}.path=tuning/{suite}.jsonl"]
-    command += [f"suite.parts.{suite}.real=null", f"methods=[{method}]", override, *words]
-    if doodl([*command, f"output_dir={folder}"]):
-        raise SystemExit(f"{suite} {method} {override}: failed")
-    with (folder / "results.csv").open(newline="") as file:
-        values = [float(line[read_judge(suite)]) for line in csv.DictReader(file)]
-    return sum(values) / len(values)
+def read_means(job: Job, judge: str) -> tuple[float, float]:
+    """Return the means over pictures of the deciding score and of PROMPT."""
+    lines = job.read_lines()
+    score, prompt = (sum(float(x[name]) for x in lines) / len(lines) for name in (judge, PROMPT))
+    return score, prompt
+
+
+def neighbours(setting: Setting) -> list[Setting]:
+    """Return the settings that differ by a step at most in each key, the setting itself first."""
+    steps = itertools.product((0, -1, 1), repeat=len(setting))
+    return [tuple(a + b for a, b in zip(setting, step, strict=True)) for step in steps]
+
+
+def search(searches: list[Search], n_together: int) -> None:
+    """Measure the grids, and then what is beside the best settings, of all searches together."""
+    run_jobs({one.suite: one.plain for one in searches}.values(), n_together)
+    for _ in range(1 + ROUNDS):
+        found = [(one, setting) for one in searches for setting in one.propose()]
+        if not found:
+            return
+        run_jobs([one.job(setting) for one, setting in found], n_together)
+        for one, setting in found:
+            one.found[setting] = read_means(one.job(setting), one.judge)
 
 
 def main() -> None:
-    """Measure every setting of every grid, and write the best ones."""
+    """Search for every method's best setting on every suite, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="benches at a time")
     parser.add_argument("--out", type=Path, default=Path("build/tuning"))
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
     args = parser.parse_args()
+    searches = [
+        Search(suite, method, args.out.absolute(), args.words)
+        for suite in args.suites
+        for method in args.methods
+        if method != "noise_aware" or suite == "vocabulary"  # it is a classifier itself
+    ]
+    search(searches, args.jobs)
     path = packaged() / TUNED
     tuned = read_values(path, json.loads)
-    for suite in args.suites:
-        for method in args.methods:
-            if method == "noise_aware" and suite != "vocabulary":
-                continue  # it is a classifier itself
-            sweep = {x: measure(suite, method, x, args.out, args.words) for x in GRIDS[method]}
-            best = max(sweep, key=lambda override: sweep[override])
-            entry = {"overrides": [best], "score": read_judge(suite), "sweep": sweep}
-            tuned.setdefault(suite, {})[method] = entry
-            write_whole(path, f"{json.dumps(tuned, indent=1)}\n".encode())
-            print(suite, method, best, sweep, flush=True)
+    for one in searches:
+        tuned.setdefault(one.suite, {})[one.method] = one.entry()
+        found = f"{one.judge} {one.found[one.best][0]:.4g} ({len(one.found)} settings)"
+        print(one.suite, one.method, *one.overrides(one.best), found)
+        for key in one.open_ends():
+            print(f"  {key}: the best value is the last one that was tried")
+    write_whole(path, f"{json.dumps(tuned, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

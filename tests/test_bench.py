@@ -134,7 +134,7 @@ def test_the_tables_hold_scores_checks_and_comparisons(whole):
     assert all(float(x["gain_low"]) <= float(x["gain"]) <= float(x["gain_high"]) for x in compared)
     table = (whole / "table.md").read_text()
     assert "## file: 2 prompts, 2 pictures a method" in table
-    assert re.search(r"\| doodl \|.* n_iters=2 clip=0.01 \|", table)
+    assert re.search(r"\| doodl \|.* n_iters=2 lr=1 clip=0.01 \|", table)
 
 
 @needs_weights
@@ -263,6 +263,23 @@ def test_noise_aware_takes_part_where_its_classifier_is_and_is_else_left_out_in_
     plan = make_plan(["suite=vocabulary", "guidance.classifier.source=timm",
                       "guidance.classifier.name=resnet18"])  # fmt: skip
     assert "noise_aware" not in plan.parts[0].methods
+
+
+def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeypatch):
+    found = {"doodl": ["optimizer.lr=30", "optimizer.clip=0.001"],
+             "one_step": ["method.strength=7"]}  # fmt: skip
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda _: found)
+
+    def read(*words):
+        plan = make_plan(["suite=complex", "methods=[doodl,one_step]", *words])
+        optimizer = plan.configs["complex", "doodl"].optimizer
+        strength = plan.configs["complex", "one_step"].method.strength
+        return optimizer.lr, optimizer.clip, strength
+
+    assert read() == (30, 0.001, 7)
+    assert read("optimizer.lr=2") == (2, 0.001, 7)
+    assert read("optimizer=adam") == (0.05, None, 7)
+    assert read("guidance=colourfulness") == (1, 0.01, 1)
 
 
 def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(tmp_path):

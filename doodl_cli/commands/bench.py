@@ -185,7 +185,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
-        tuned[name] = read_tuned(path)
+        tuned[name] = keep_tuned(read_tuned(path), words)
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
@@ -216,6 +216,21 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         reason = left_out or "needs a suite with guidance=classifier"
         raise UserError(f"methods=['noise_aware']: {reason}")
     return Plan(bench, words, parts, [bench.shard], tuned, configs, left_out)
+
+
+def keep_tuned(tuned: dict[str, list[str]], words: list[str]) -> dict[str, list[str]]:
+    """Return by method the tuned overrides that hold with a user's words.
+
+    None for another guidance or model than they were tuned for, and none of a group, as optimizer,
+    of which another is chosen.
+    """
+    chosen = {key_of(word) for word in words}
+    if chosen & {"guidance", "model"}:
+        return {}
+    return {
+        method: [word for word in found if word.partition(".")[0] not in chosen]
+        for method, found in tuned.items()
+    }
 
 
 def takes_noise_aware(values: Mapping[str, Any]) -> bool:

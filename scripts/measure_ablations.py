@@ -1,0 +1,190 @@
+"""Measure what each choice of `doodl` is worth at equal cost: samplers, optimisers, regularisers.
+
+Two suites of the embedded model, on the prompts that methods are tuned on and two seeds of each.
+Every variant changes the tuned setting (scripts/tune_methods.py) in one way and is compared with it
+prompt by prompt, at the same budget of network calls.
+
+    python scripts/measure_ablations.py --jobs 32 [--out build/ablations] [--write FILE.json]
+
+The benches stay in the folder: what was cut short goes on, what is done is read. The figures are
+written to docs/results/ablations.json, which scripts/write_results.py makes a table of.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from job_pool import Job, run_jobs
+
+from doodl_cli.bench.statistics import compare
+from doodl_cli.bench.suite import TUNED, packaged
+from doodl_cli.bench.tables import average
+from doodl_cli.files import read_values
+
+SUITES = ("complex", "aesthetic")
+BUDGET = 400
+BUDGETS = (100, 200, 400, 800, 1600)
+TUNED_AS = "as tuned"
+SAMPLERS = {
+    "BDIA, 20 steps": ["sampler=bdia", "sampler.n_steps=20"],
+    "O-BELM, 20 steps": ["sampler=obelm", "sampler.n_steps=20"],
+    "O-BELM, 10 steps": ["sampler=obelm", "sampler.n_steps=10"],
+    "EDICT, 50 steps": ["sampler=edict", "sampler.n_steps=50"],
+}
+OF_BUDGETS = (TUNED_AS, "BDIA, 20 steps", "O-BELM, 20 steps", "EDICT, 50 steps")
+OPTIMIZER = ("optimizer.lr", "optimizer.clip")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A variant on a suite: means over prompts of the scores of the best picture.
+
+    `plain`: the held-out score of the picture of the same x_T, unguided; `prompt`: similarity to
+    the prompt by the held-out CLIP; `change`: root mean square difference of the two pictures;
+    `gain`: of the held-out score on the setting as tuned at the same budget, with its 95 % BCa
+    interval over prompts and the share of prompts that are higher.
+    """
+
+    variant: str
+    overrides: list[str]
+    budget: int
+    calls: float
+    plain: float
+    held_out: float
+    optimised: float
+    prompt: float
+    change: float
+    gain: list[float]
+    wins: float
+
+
+def read_tuned(suite: str) -> list[str]:
+    """Return the overrides that `doodl` was tuned to."""
+    tuned = read_values(packaged() / TUNED, json.loads)
+    return tuned.get(suite, {}).get("doodl", {}).get("overrides", [])
+
+
+def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
+    """Return what each variant changes, by name."""
+    values = {"optimizer.lr": 1.0, "optimizer.clip": 1e-2}  # configs/optimizer, configs/model/emoji
+    values |= {name: float(value) for name, _, value in (word.partition("=") for word in tuned)}
+    lr, clip = (values[name] for name in OPTIMIZER)
+
+    def moving(lr_factor: float, clip_factor: float = 1.0) -> list[str]:
+        return [f"optimizer.lr={lr * lr_factor:.3g}", f"optimizer.clip={clip * clip_factor:.3g}"]
+
+    free = "optimizer.renormalize=false"
+    adam = {f"Adam, lr {x:g}": ["optimizer=adam", f"optimizer.lr={x}", "optimizer.clip=null"]
+            for x in (0.02, 0.05, 0.15)}  # fmt: skip
+    return {
+        TUNED_AS: [],
+        **SAMPLERS,
+        "steps 0.3 times as large": moving(0.3),
+        "steps 3 times as large": moving(3),
+        "clipped at 0.1 times, steps as large": moving(10, 0.1),
+        "clipped at 10 times, steps as large": moving(0.1, 10),
+        "no momentum": ["optimizer.momentum=0"],
+        "no momentum, steps 10 times as large": ["optimizer.momentum=0", *moving(10)],
+        "Nesterov": ["optimizer=nesterov", *moving(1)],
+        **adam,
+        "lr falls as a cosine": ["optimizer.schedule=cosine"],
+        "no perturbation": ["optimizer.perturb=0"],
+        "perturbation 0.01": ["optimizer.perturb=0.01"],
+        "norm left free": [free],
+        "norm left free, chi_norm 0.01": [free, "optimizer.chi_norm=0.01"],
+        "norm left free, kl_prior 10": [free, "optimizer.kl_prior=10"],
+        "pair not tied": ["optimizer.tied=false"],
+        "the whole picture, no crops": [f"guidance.{guidance}.n_crops=0"],
+        "4 crops": [f"guidance.{guidance}.n_crops=4"],
+    }
+
+
+def read_part(suite: str) -> tuple[str, str]:
+    """Return a suite's guidance and the score that decides there."""
+    path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"
+    part = yaml.safe_load(path.read_text())["parts"][suite]
+    return part["run"][0].partition("=")[2], part["judge"]
+
+
+def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], Job]:
+    """Return the bench of each variant and budget."""
+    tuned = read_tuned(suite)
+    jobs = {}
+    for name, overrides in list_variants(read_part(suite)[0], tuned).items():
+        for budget in BUDGETS if name in OF_BUDGETS else (BUDGET,):
+            if name.startswith("EDICT") and budget < BUDGET:
+                continue  # not an iteration
+            given = [f"suite={suite}", f"suite.parts.{suite}.path=tuning/{suite}.jsonl"]
+            given += ["methods=[none,doodl]", f"budget={budget}", "seeds=[0,1]"]
+            folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
+            jobs[name, budget] = Job(folder, [*given, *tuned, *overrides, *words], float(budget))
+    return jobs
+
+
+def over_prompts(lines: list[dict[str, str]], score: str) -> dict[str, float]:
+    """Return each prompt's mean of a score over its seeds."""
+    return average((line["prompt"], float(line[score])) for line in lines)
+
+
+def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figures]:
+    """Return the figures of all variants of a suite."""
+    guidance, judge = read_part(suite)
+    tuned = read_tuned(suite)
+    variants = list_variants(guidance, tuned)
+    found = []
+    for (name, budget), job in jobs.items():
+        lines = job.read_lines()
+        ours = [line for line in lines if line["method"] == "doodl"]
+        plain = [line for line in lines if line["method"] == "none"]
+        base = [x for x in jobs[TUNED_AS, budget].read_lines() if x["method"] == "doodl"]
+        compared = compare(over_prompts(ours, judge), over_prompts(base, judge))
+        assert compared is not None
+        gain = compared.gain
+
+        def mean(lines: list[dict[str, str]], score: str) -> float:
+            values = over_prompts(lines, score).values()
+            return sum(values) / len(values)
+
+        found.append(
+            Figures(
+                variant=name,
+                overrides=variants[name] or tuned,
+                budget=budget,
+                calls=mean(ours, "calls"),
+                plain=mean(plain, judge),
+                held_out=mean(ours, judge),
+                optimised=mean(ours, guidance),
+                prompt=mean(ours, "clip_text_b"),
+                change=mean(ours, "change"),
+                gain=[gain.mean, gain.low, gain.high],
+                wins=compared.wins.mean,
+            )
+        )
+    return found
+
+
+def main() -> None:
+    """Measure every variant, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="benches at a time")
+    parser.add_argument("--out", type=Path, default=Path("build/ablations"))
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
+    parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
+    parser.add_argument("--write", type=Path, default=Path("docs/results/ablations.json"))
+    args = parser.parse_args()
+    jobs = {suite: make_jobs(suite, args.out.absolute(), args.words) for suite in args.suites}
+    run_jobs([job for of_suite in jobs.values() for job in of_suite.values()], args.jobs)
+    written = {}
+    for suite in args.suites:
+        guidance, judge = read_part(suite)
+        rows = [asdict(figures) for figures in read_figures(suite, jobs[suite])]
+        written[suite] = {"optimised": guidance, "held_out": judge, "rows": rows}
+    args.write.parent.mkdir(parents=True, exist_ok=True)
+    args.write.write_text(f"{json.dumps(written, indent=1)}\n")
+
+
+if __name__ == "__main__":
+    main()

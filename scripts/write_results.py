@@ -1,0 +1,233 @@
+"""Write the tables and pictures of docs/results.md from a finished bench of the embedded model.
+
+    python scripts/write_results.py BENCH
+
+BENCH is the folder of `doodl bench suite=embedded`; doodl_cli/assets/suites/tuned.json has what the
+methods were tuned to (scripts/tune_methods.py) and docs/results/ablations.json what was measured by
+scripts/measure_ablations.py. What is between the page's marks is written anew, and docs/results/
+gets the curves and the sheets, smaller.
+"""
+
+import argparse
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from statistics import mode
+from typing import Any
+
+from PIL import Image
+
+from doodl_cli.bench.suite import TUNED, packaged
+from doodl_cli.bench.tables import to_markdown
+from doodl_cli.files import read_values
+
+PAGE = Path(__file__).parents[1] / "docs/results.md"
+PICTURES = PAGE.parent / "results"
+WIDTH = 1000  # of pictures, at most
+MOST_BYTES = 450_000  # of all pictures
+QUALITIES = range(85, 0, -5)
+DETAILS = "checks."  # the beginning of the names of single checks
+
+Table = list[list[str]]
+
+
+def read_table(lines: list[str]) -> Table:
+    """Return the cells of a Markdown table, the head first."""
+    rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines]
+    return [[cell.strip().replace("\\|", "|") for cell in row] for row in rows[:1] + rows[2:]]
+
+
+def read_parts(text: str) -> dict[str, tuple[str, list[Table]]]:
+    """Return by part its heading and tables, from a bench's table.md."""
+    parts = {}
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        heading, _, body = section.partition("\n")
+        blocks = [block.splitlines() for block in body.strip().split("\n\n")]
+        tables = [read_table(block) for block in blocks if "".join(block).startswith("|")]
+        parts[heading.partition(":")[0]] = heading, tables
+    return parts
+
+
+def split_details(table: Table) -> tuple[Table, Table]:
+    """Return a table without the columns of single checks, and these beside the first column."""
+    details = [i for i, name in enumerate(table[0]) if name.startswith(DETAILS)]
+    others = [i for i in range(len(table[0])) if i not in details]
+    return [[row[i] for i in others] for row in table], [
+        [row[i].removeprefix(DETAILS) for i in [0, *details]] for row in table
+    ]
+
+
+def add_seconds(table: Table, seconds: dict[str, str]) -> Table:
+    """Return a table of means with the seconds a picture before the settings."""
+    head, *rows = table
+    return [
+        [*head[:-1], "seconds", head[-1]],
+        *([*row[:-1], f"{float(seconds[row[0]]):.2f}", row[-1]] for row in rows),
+    ]
+
+
+def write_part(name: str, heading: str, tables: list[Table], seconds: dict[str, str]) -> str:
+    """Return a part of the suite: means, gains, checks, curves and pictures."""
+    means, *gains = tables
+    plain, details = split_details(means)
+    blocks = [heading.partition(": ")[2] + ".", markdown(add_seconds(plain, seconds))]
+    for table in gains:
+        gained, of_checks = split_details(table)
+        blocks.append(markdown(gained))
+    if len(details[0]) > 1:
+        blocks += ["What the pictures show, check by check:", markdown(details)]
+        blocks += [markdown(of_checks) for _ in gains]
+    blocks += [f"![scores against calls](results/curves-{name}.webp)"]
+    blocks += [f"![what every method makes of one noise](results/sheet-{name}.webp)"]
+    return "\n\n".join(blocks)
+
+
+def markdown(table: Table) -> str:
+    return "\n".join(to_markdown(table))
+
+
+def write_tuned(tuned: dict[str, Any]) -> str:
+    """Return what each method was tuned to, and the best score with each value of its keys."""
+    rows = [["suite", "method", "chosen", "score", "settings", "the best with each value"]]
+    for suite, methods in tuned.items():
+        for method, entry in methods.items():
+            score, sweep = entry["score"], entry["sweep"]
+            chosen = " ".join(entry["overrides"])
+            best: dict[str, dict[float, float]] = {}
+            for setting, found in sweep.items():
+                for key, _, value in (word.partition("=") for word in setting.split()):
+                    of_key = best.setdefault(key, {})
+                    of_key[float(value)] = max(
+                        found[score], of_key.get(float(value), -float("inf"))
+                    )
+            cells = [
+                f"{key}: " + ", ".join(f"{value:g} {most:.4g}" for value, most in sorted(x.items()))
+                for key, x in best.items()
+            ]
+            figure = f"{score} {sweep[chosen][score]:.4g}"
+            rows.append([suite, method, f"`{chosen}`", figure, str(len(sweep)), "; ".join(cells)])
+    return markdown(rows)
+
+
+def write_ablations(measured: dict[str, Any]) -> str:
+    """Return every variant, a table a suite, at the budget that most of them were measured at."""
+    blocks = []
+    for suite, of_suite in measured.items():
+        budget = mode(row["budget"] for row in of_suite["rows"])
+        head = ["variant", f"{of_suite['held_out']} (held out)", "gain on the setting as tuned"]
+        head += [f"{of_suite['optimised']} (optimised)", "clip_text_b", "change", "calls"]
+        rows = [
+            [
+                row["variant"],
+                f"{row['held_out']:.4g}",
+                show_gain(row),
+                f"{row['optimised']:.4g}",
+                f"{row['prompt']:.4g}",
+                f"{row['change']:.3g}",
+                f"{row['calls']:.0f}",
+            ]
+            for row in of_suite["rows"]
+            if row["budget"] == budget
+        ]
+        blocks.append(f"`{suite}`, {budget} calls:\n\n{markdown([head, *rows])}")
+    return "\n\n".join(blocks)
+
+
+def write_budgets(measured: dict[str, Any]) -> str:
+    """Return the samplers at every budget: held-out score, and optimised score in brackets."""
+    blocks = []
+    for suite, of_suite in measured.items():
+        found: dict[str, dict[int, str]] = {}
+        for row in of_suite["rows"]:
+            shown = f"{row['held_out']:.4g}{mark(row['gain'])} ({row['optimised']:.4g})"
+            found.setdefault(row["variant"], {})[row["budget"]] = shown
+        found = {name: shown for name, shown in found.items() if len(shown) > 1}
+        budgets = sorted({budget for shown in found.values() for budget in shown})
+        head = ["sampler", *(f"{budget} calls" for budget in budgets)]
+        rows = [[name, *(x.get(budget, "") for budget in budgets)] for name, x in found.items()]
+        scores = f"{of_suite['held_out']} ({of_suite['optimised']})"
+        blocks.append(f"`{suite}`, {scores}:\n\n{markdown([head, *rows])}")
+    return "\n\n".join(blocks)
+
+
+def mark(gain: list[float]) -> str:
+    """Return * where the interval of a gain excludes zero."""
+    _, low, high = gain
+    return "*" if low > 0 or high < 0 else ""
+
+
+def show_gain(row: dict[str, Any]) -> str:
+    """Return a gain as the tables of a bench do."""
+    gain, low, high = row["gain"]
+    if gain == low == high == 0:
+        return ""
+    return f"{gain:+.4g}{mark(row['gain'])} [{low:+.4g}, {high:+.4g}], wins {row['wins']:.0%}"
+
+
+def draw_pictures(bench: Path, parts: list[str]) -> dict[str, bytes]:
+    """Return the curves and sheets as WebP, of the highest quality at which all of them fit."""
+    images = {}
+    for part in parts:
+        for name in (f"curves-{part}.png", f"sheet-{part}.webp"):
+            with Image.open(bench / name) as image:
+                size = WIDTH, round(WIDTH / image.width * image.height)
+                shown = image.convert("RGB")
+                images[name] = shown if image.width <= WIDTH else shown.resize(size)
+    for quality in QUALITIES:
+        encoded = {f"{Path(x).stem}.webp": encode(y, quality) for x, y in images.items()}
+        if sum(map(len, encoded.values())) <= MOST_BYTES:
+            return encoded
+    raise SystemExit(f"{len(images)} pictures do not fit into {MOST_BYTES} bytes")
+
+
+def encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=6)
+    return buffer.getvalue()
+
+
+def fill(text: str, contents: dict[str, str]) -> str:
+    """Return a page with contents between its marks. Raises SystemExit for a mark that lacks."""
+    for name, content in contents.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, n = re.subn(pattern, lambda x: f"{x[1]}{content}\n{x[2]}", text, flags=re.S)  # noqa: B023
+        if n != 1:
+            raise SystemExit(f"{PAGE}: must have the mark <!-- {name} --> once")
+    return text
+
+
+def read_seconds(path: Path) -> dict[str, dict[str, str]]:
+    """Return by part and method the seconds a picture."""
+    seconds: dict[str, dict[str, str]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            seconds.setdefault(line["part"], {})[line["method"]] = line["seconds"]
+    return seconds
+
+
+def main() -> None:
+    """Write the page and its pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bench", type=Path)
+    bench = parser.parse_args().bench
+    parts = read_parts((bench / "table.md").read_text())
+    seconds = read_seconds(bench / "seconds.csv")
+    contents = {
+        name: write_part(name, heading, tables, seconds[name])
+        for name, (heading, tables) in parts.items()
+    }
+    tuned = read_values(packaged() / TUNED, json.loads)
+    contents["tuned"] = write_tuned(tuned)
+    measured = read_values(PICTURES / "ablations.json", json.loads)
+    contents["ablations"] = write_ablations(measured)
+    contents["budgets"] = write_budgets(measured)
+    PAGE.write_text(fill(PAGE.read_text(), contents))
+    PICTURES.mkdir(exist_ok=True)
+    for name, data in draw_pictures(bench, list(parts)).items():
+        (PICTURES / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

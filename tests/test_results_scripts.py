@@ -1,0 +1,135 @@
+"""The scripts that make docs/results.md: a pool of benches, the search for strengths, the page."""
+
+import json
+import sys
+
+import pytest
+
+from tests.runs import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import job_pool
+import measure_ablations
+import tune_methods
+import write_results
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Jobs run a small program in place of `doodl bench`; its arguments and GPUs are listed."""
+    program = tmp_path / "doodl_cli.py"
+    program.write_text(
+        "import os, pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[-1].partition('=')[2])\n"
+        "folder.mkdir(parents=True, exist_ok=True)\n"
+        "with open('log', 'a') as file:\n"
+        "    file.write(f\"{folder.name} {os.environ['CUDA_VISIBLE_DEVICES']} "
+        "{os.environ['OMP_NUM_THREADS']}\\n\")\n"
+        "if 'fail' in sys.argv:\n"
+        "    sys.exit('no such thing')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda: (tmp_path / "log").read_text().split("\n")[:-1]
+
+
+def test_jobs_take_gpus_in_turn_the_longest_first_and_are_done_once(
+    commands, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    jobs = [job_pool.Job(tmp_path / f"out/{k}", ["x"], cost=k) for k in range(3)]
+    job_pool.run_jobs(jobs, 1)
+    assert commands() == ["2 2 1", "1 2 1", "0 2 1"]
+    job_pool.run_jobs(jobs, 2)
+    assert len(commands()) == 3
+    other = [job_pool.Job(job.folder, ["y"]) for job in jobs[:2]]
+    job_pool.run_jobs(other, 2)
+    assert sorted(line.split()[1] for line in commands()[3:]) == ["2", "5"]
+
+
+def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_path):
+    jobs = [job_pool.Job(tmp_path / "a", ["fail"], 2), job_pool.Job(tmp_path / "b", [])]
+    with pytest.raises(SystemExit, match="a: no such thing"):
+        job_pool.run_jobs(jobs, 1)
+    assert [job.done for job in jobs] == [False, True]
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch):
+    """Search on scores that are functions of the settings; plain pictures keep 1 of the prompt."""
+
+    class Known(tune_methods.Search):
+        plain = None
+
+        def job(self, setting):
+            return setting
+
+    def run(suite, method, score, prompt=lambda *_: 1.0):
+        def read_means(job, judge):
+            return (0.0, 1.0) if job is None else (score(*job), prompt(*job))
+
+        monkeypatch.setattr(tune_methods, "run_jobs", lambda jobs, n_together: None)
+        monkeypatch.setattr(tune_methods, "read_means", read_means)
+        known = Known(suite, method, tmp_path, [])
+        tune_methods.search([known], 1)
+        return known
+
+    return run
+
+
+def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
+    found = search("complex", "one_step", lambda s: -abs(s - 11))
+    assert found.best == (11,)
+    assert found.open_ends() == []
+    assert found.entry()["overrides"] == ["method.strength=3.2e+05"]
+    found = search("complex", "doodl", lambda a, b: -abs(a + 3) - abs(b + 5))
+    assert found.best == (-3, -5)
+    assert found.entry()["overrides"] == ["optimizer.clip=0.0032", "optimizer.lr=10"]
+
+
+def test_a_search_that_never_turns_says_which_end_is_open(search):
+    found = search("complex", "one_step", lambda s: s)
+    assert found.best == (8 + tune_methods.ROUNDS,)
+    assert found.open_ends() == ["method.strength"]
+
+
+def test_colourfulness_chooses_among_settings_that_keep_the_prompt(search):
+    args = ("one_step", lambda s: s, lambda s: 1.0 if s <= 5 else 0.5)
+    assert search("aesthetic", *args).best == (5,)
+    assert search("complex", *args).best > (5,)
+
+
+def test_variants_change_the_tuned_setting_and_compose():
+    from doodl_cli.commands.bench import make_plan
+
+    tuned = ["optimizer.clip=0.001", "optimizer.lr=30"]
+    for suite in measure_ablations.SUITES:
+        guidance, judge = measure_ablations.read_part(suite)
+        variants = measure_ablations.list_variants(guidance, tuned)
+        configs = set()
+        for overrides in variants.values():
+            plan = make_plan([f"suite={suite}", "methods=[doodl]", *tuned, *overrides])
+            assert plan.parts[0].judge == judge
+            configs.add(json.dumps(plan.configs[suite, "doodl"].to_dict(), sort_keys=True))
+        assert len(configs) == len(variants)  # no two are the same
+        larger = variants["steps 3 times as large"]
+        assert larger == ["optimizer.lr=90", "optimizer.clip=0.001"]
+
+
+def test_a_page_is_filled_between_its_marks_alone():
+    text = "a\n<!-- x -->\nold\n<!-- end -->\nb\n<!-- y -->\n<!-- end -->\n"
+    filled = write_results.fill(text, {"x": r"\1 new", "y": "two"})
+    assert filled == "a\n<!-- x -->\n\\1 new\n<!-- end -->\nb\n<!-- y -->\ntwo\n<!-- end -->\n"
+    with pytest.raises(SystemExit, match="must have the mark <!-- z --> once"):
+        write_results.fill(text, {"z": ""})
+
+
+def test_tables_of_a_bench_are_read_as_they_were_written():
+    table = [["method", "a|b", "checks.top"], ["none", "1", "0.5"]]
+    text = f"# x\n\nwords\n\n## part: 2 prompts\n\n{write_results.markdown(table)}\n\n"
+    ((name, (heading, (read,))),) = write_results.read_parts(text).items()
+    assert (name, heading, read) == ("part", "part: 2 prompts", table)
+    plain, details = write_results.split_details(read)
+    assert plain == [["method", "a|b"], ["none", "1"]]
+    assert details == [["method", "top"], ["none", "0.5"]]
