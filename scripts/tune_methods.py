@@ -8,7 +8,7 @@ settings count that keep the prompt, KEEP of the plain pictures' similarity to i
 CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
 `doodl bench` reads.
 
-    python scripts/tune_methods.py --jobs 32 [--out build/tuning] [--suites complex ...]
+    python scripts/tune_methods.py --jobs 24 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
 
 The benches stay in the folder: what was cut short goes on, what is done is read.
