@@ -4,7 +4,7 @@ Two suites of the embedded model, on the prompts that methods are tuned on and t
 Every variant changes the tuned setting (scripts/tune_methods.py) in one way and is compared with it
 prompt by prompt, at the same budget of network calls.
 
-    python scripts/measure_ablations.py --jobs 32 [--out build/ablations] [--write FILE.json]
+    python scripts/measure_ablations.py --jobs 24 [--out build/ablations] [--write FILE.json]
 
 The benches stay in the folder: what was cut short goes on, what is done is read. The figures are
 written to docs/results/ablations.json, which scripts/write_results.py makes a table of.
@@ -119,6 +119,8 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
                 continue  # not an iteration
             given = [f"suite={suite}", f"suite.parts.{suite}.path=tuning/{suite}.jsonl"]
             given += ["methods=[none,doodl]", f"budget={budget}", "seeds=[0,1]"]
+            if name.startswith("EDICT"):
+                given.append("batch_size=6")  # the graph of a hundred evaluations takes 2.5 GB each
             folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
             jobs[name, budget] = Job(folder, [*given, *tuned, *overrides, *words], float(budget))
     return jobs

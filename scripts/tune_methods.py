@@ -8,7 +8,7 @@ settings count that keep the prompt, KEEP of the plain pictures' similarity to i
 CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
 `doodl bench` reads.
 
-    python scripts/tune_methods.py --jobs 32 [--out build/tuning] [--suites complex ...]
+    python scripts/tune_methods.py --jobs 24 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
 
 The benches stay in the folder: what was cut short goes on, what is done is read.
@@ -17,6 +17,7 @@ The benches stay in the folder: what was cut short goes on, what is done is read
 import argparse
 import itertools
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,10 +65,16 @@ class Search:
         return yaml.safe_load(path.read_text())["parts"][self.suite]["judge"]
 
     @property
+    def least(self) -> float:
+        """What PROMPT must not be below."""
+        if self.suite not in KEEP:
+            return -math.inf
+        return KEEP[self.suite] * read_means(self.plain, self.judge)[1]
+
+    @property
     def best(self) -> Setting:
         """The setting of the highest score of those that keep the prompt, else what keeps most."""
-        _, plain = read_means(self.plain, self.judge)
-        least = KEEP.get(self.suite, 0.0) * plain
+        least = self.least
 
         def rank(setting: Setting) -> tuple[float, float]:
             score, prompt = self.found[setting]
@@ -116,7 +123,9 @@ class Search:
             " ".join(self.overrides(setting)): dict(zip(names, self.found[setting], strict=False))
             for setting in sorted(self.found)
         }
-        return {"overrides": self.overrides(self.best), "score": self.judge, "sweep": sweep}
+        least = {"least": {PROMPT: self.least}} if self.suite in KEEP else {}
+        chosen = self.overrides(self.best)
+        return {"overrides": chosen, "score": self.judge, **least, "sweep": sweep}
 
 
 def read_means(job: Job, judge: str) -> tuple[float, float]:

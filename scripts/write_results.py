@@ -89,7 +89,10 @@ def markdown(table: Table) -> str:
 
 
 def write_tuned(tuned: dict[str, Any]) -> str:
-    """Return what each method was tuned to, and the best score with each value of its keys."""
+    """Return what each method was tuned to, and the best score with each value of its keys.
+
+    Of settings that keep the least of other scores, where there is a `least`.
+    """
     rows = [["suite", "method", "chosen", "score", "settings", "the best with each value"]]
     for suite, methods in tuned.items():
         for method, entry in methods.items():
@@ -97,6 +100,8 @@ def write_tuned(tuned: dict[str, Any]) -> str:
             chosen = " ".join(entry["overrides"])
             best: dict[str, dict[float, float]] = {}
             for setting, found in sweep.items():
+                if any(found[name] < least for name, least in entry.get("least", {}).items()):
+                    continue
                 for key, _, value in (word.partition("=") for word in setting.split()):
                     of_key = best.setdefault(key, {})
                     of_key[float(value)] = max(

@@ -100,6 +100,17 @@ def test_colourfulness_chooses_among_settings_that_keep_the_prompt(search):
     assert search("complex", *args).best > (5,)
 
 
+def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
+    found = {
+        "k=1": {"c": 5.0, "p": 1.0},
+        "k=10": {"c": 7.0, "p": 0.9},
+        "k=30": {"c": 9.0, "p": 0.1},
+    }
+    entry = {"overrides": ["k=10"], "score": "c", "least": {"p": 0.5}, "sweep": found}
+    table = write_results.write_tuned({"aesthetic": {"one_step": entry}}).splitlines()
+    assert table[2:] == ["| aesthetic | one_step | `k=10` | c 7 | 3 | k: 1 5, 10 7 |"]
+
+
 def test_variants_change_the_tuned_setting_and_compose():
     from doodl_cli.commands.bench import make_plan
 
