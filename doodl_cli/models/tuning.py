@@ -1,12 +1,16 @@
 """What makes a model's networks fast, or small, on a GPU. They compute the same otherwise."""
 
+import math
+from typing import Any
+
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 
 from doodl_cli.models.decoder import recompute
 from doodl_cli.models.fused import can_fuse, fuse_layers
-from doodl_cli.models.latent_model import HALVES, LatentModel
+from doodl_cli.models.latent_model import HALVES, MEDIUM_PICTURE, LatentModel
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 
@@ -44,3 +48,16 @@ def lay_out(model: LatentModel, compiled: bool) -> None:
     if model.vae.dtype in HALVES or torch.backends.cudnn.allow_tf32:
         model.vae.decoder.to(memory_format=torch.channels_last)
         fuse_layers(model.vae.decoder)
+        if math.prod(model.picture_size) <= MEDIUM_PICTURE:
+            attend_plainly(model.vae.decoder)
+
+
+def attend_plainly(decoder: Any) -> None:
+    """Have a decoder keep its attention's probabilities.
+
+    Heads of 512 channels are too large for the fast kernels, and what is left is slower than two
+    products and a softmax; the probabilities of 4,096 positions fit.
+    """
+    for attention in decoder.mid_block.attentions:
+        if attention is not None:
+            attention.set_processor(AttnProcessor())
