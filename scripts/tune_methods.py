@@ -2,7 +2,7 @@
 
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
-helps, all settings around the best one, half a power of ten away, so that the best lies inside what
+helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
 was tried. Colourfulness alone would choose strengths that leave nothing of a picture: there only
 settings count that keep the prompt, KEEP of the plain pictures' similarity to it by the held-out
 CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
@@ -30,17 +30,17 @@ from doodl_cli.files import read_values, write_whole
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
-ROUNDS = 6  # of settings around the best one
+ROUNDS = 4  # of settings beside the best one
 MOST_MOVED = "optimizer.lr * optimizer.clip"
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, the halves of powers of ten of the coarse grid. An element of x_T moves by `lr`
 # times its gradient, clipped: by `lr` times `clip` at most, where `clip` is below the gradient. So
-# the grid of `doodl` has this product and `clip`. `universal` has a strength forwards and one back.
+# the grid of `doodl` has this product, and two clips: one below nearly all gradients, one above.
 GRIDS = {
-    "doodl": {MOST_MOVED: (-6, -4, -2), "optimizer.clip": (-10, -8, -6, -4)},
+    "doodl": {MOST_MOVED: (-3, -2, -1, 0, 1), "optimizer.clip": (-10, -6)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
-    "universal": {"method.strength": (0, 2, 4, 6), "method.backward_lr": (-2, 0, 2)},
+    "universal": STRENGTH,
     "noise_aware": {"method.strength": range(-2, 5, 2)},
 }
 COSTS = {"universal": 4.0, "full_chain": 1.5}  # against the others': it decodes more
@@ -136,9 +136,12 @@ def read_means(job: Job, judge: str) -> tuple[float, float]:
 
 
 def neighbours(setting: Setting) -> list[Setting]:
-    """Return the settings that differ by a step at most in each key, the setting itself first."""
-    steps = itertools.product((0, -1, 1), repeat=len(setting))
-    return [tuple(a + b for a, b in zip(setting, step, strict=True)) for step in steps]
+    """Return the settings that differ by a step in one key."""
+    return [
+        (*setting[:k], value + step, *setting[k + 1 :])
+        for k, value in enumerate(setting)
+        for step in (-1, 1)
+    ]
 
 
 def search(searches: list[Search], n_together: int) -> None:
