@@ -2,8 +2,8 @@
 
     python scripts/bench/write_table.py
 
-They are put between the page's marks; docs/performance.jsonl and docs/precision.jsonl hold the
-lines of measure_steps.py and measure_precision.py.
+They are put between the page's marks; docs/performance.jsonl and docs/memory.jsonl hold the lines of
+measure_steps.py, docs/precision.jsonl those of measure_precision.py.
 """
 
 import json
@@ -35,6 +35,8 @@ def table_of_steps() -> str:
             options.append("`memory.unet_checkpointing=true`")
         if line["memory"] != "reversible":
             options.append(f"`memory={line['memory']}`")
+        if line.get("limit"):
+            options.append(f"no more than {line['limit']} GiB")
         seconds = line["seconds"]
         rows.append(
             [
@@ -47,6 +49,14 @@ def table_of_steps() -> str:
             ]
         )
     return table(head, rows)
+
+
+def table_of_memory() -> str:
+    """Return the peak memory of a step for numbers of steps, each measured in its own process."""
+    lines = read_lines("memory.jsonl")
+    head = ["", *(f"{line['n_steps']} steps" for line in lines)]
+    name = f"{lines[0]['model']}, {lines[0]['sampler']}: peak, GiB"
+    return table(head, [[name, *(f"{line['peak_gib']:.3f}" for line in lines)]])
 
 
 def table_of_precision() -> str:
@@ -68,7 +78,12 @@ def main() -> None:
     """Put the tables into the page."""
     page = DOCS / "performance.md"
     text = page.read_text()
-    for name, content in (("steps", table_of_steps()), ("precision", table_of_precision())):
+    contents = {
+        "steps": table_of_steps(),
+        "memory": table_of_memory(),
+        "precision": table_of_precision(),
+    }
+    for name, content in contents.items():
         mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(mark, lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.S)  # noqa: B023
     page.write_text(text)
