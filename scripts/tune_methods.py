@@ -31,13 +31,17 @@ SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
 ROUNDS = 4  # of settings beside the best one
-MOST_MOVED = "optimizer.lr * optimizer.clip"
+N_STEPS = (3, 4, 6, 8, 12, 20)
 STRENGTH = {"method.strength": range(0, 9, 2)}
-# By method and key, the halves of powers of ten of the coarse grid. An element of x_T moves by `lr`
-# times its gradient, clipped: by `lr` times `clip` at most, where `clip` is below the gradient. So
-# the grid of `doodl` has this product, and two clips: one below nearly all gradients, one above.
+# By method and key, where the coarse grid is: `sampler.n_steps` counts in N_STEPS, all else in
+# halves of powers of ten. An element of x_T moves by `lr` times its gradient, clipped; with a CLIP
+# below nearly all gradients it moves by `lr` times CLIP, whatever the loss: a strength. The
+# sampler's steps of `doodl` divide its budget between exactness and iterations; those of the
+# methods that guide on the way are what they spend it on.
+CLIP = 1e-5
+MOVED = "optimizer.lr"
 GRIDS = {
-    "doodl": {MOST_MOVED: (-3, -2, -1, 0, 1), "optimizer.clip": (-10, -6)},
+    "doodl": {MOVED: (-2, -1, 0), "sampler.n_steps": (1, 2, 4)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,
@@ -45,7 +49,7 @@ GRIDS = {
 }
 COSTS = {"universal": 4.0, "full_chain": 1.5}  # against the others': it decodes more
 
-Setting = tuple[int, ...]  # a half of a power of ten for each key
+Setting = tuple[int, ...]  # a place on the axis of each key
 
 
 @dataclass
@@ -84,10 +88,11 @@ class Search:
 
     def overrides(self, setting: Setting) -> list[str]:
         """Return the overrides of `doodl run` that make a setting."""
-        halves = dict(zip(GRIDS[self.method], setting, strict=True))
-        if MOST_MOVED in halves:
-            halves["optimizer.lr"] = halves.pop(MOST_MOVED) - halves["optimizer.clip"]
-        return [f"{key}={10 ** (value / 2):.2g}" for key, value in halves.items()]
+        words = [f"optimizer.clip={CLIP:g}"] if self.method == "doodl" else []
+        for key, place in zip(GRIDS[self.method], setting, strict=True):
+            value = N_STEPS[place] if key == "sampler.n_steps" else 10 ** (place / 2)
+            words.append(f"{key}={value / CLIP if key == MOVED else value:.2g}")
+        return words
 
     @property
     def plain(self) -> Job:
@@ -109,7 +114,8 @@ class Search:
         """Return the settings to try next: the grid, then the neighbours of the best one."""
         if not self.found:
             return list(itertools.product(*GRIDS[self.method].values()))
-        return [setting for setting in neighbours(self.best) if setting not in self.found]
+        beside = neighbours(self.best, list(GRIDS[self.method]))
+        return [setting for setting in beside if setting not in self.found]
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -135,12 +141,13 @@ def read_means(job: Job, judge: str) -> tuple[float, float]:
     return score, prompt
 
 
-def neighbours(setting: Setting) -> list[Setting]:
+def neighbours(setting: Setting, keys: list[str]) -> list[Setting]:
     """Return the settings that differ by a step in one key."""
     return [
-        (*setting[:k], value + step, *setting[k + 1 :])
-        for k, value in enumerate(setting)
+        (*setting[:k], place + step, *setting[k + 1 :])
+        for k, place in enumerate(setting)
         for step in (-1, 1)
+        if keys[k] != "sampler.n_steps" or 0 <= place + step < len(N_STEPS)
     ]
 
 

@@ -2,8 +2,8 @@
 
     python scripts/bench/write_table.py
 
-They are put between the page's marks; docs/performance.jsonl and docs/memory.jsonl hold the lines of
-measure_steps.py, docs/precision.jsonl those of measure_precision.py.
+They are put between the page's marks; docs/performance.jsonl and docs/memory.jsonl hold the lines
+of measure_steps.py, docs/precision.jsonl those of measure_precision.py.
 """
 
 import json
