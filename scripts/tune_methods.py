@@ -41,7 +41,7 @@ STRENGTH = {"method.strength": range(0, 9, 2)}
 CLIP = 1e-5
 MOVED = "optimizer.lr"
 GRIDS = {
-    "doodl": {MOVED: (-2, -1, 0), "sampler.n_steps": (1, 2, 4)},
+    "doodl": {MOVED: (-4, -2, 0), "sampler.n_steps": (1, 2, 4)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,
