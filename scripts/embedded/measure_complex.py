@@ -4,7 +4,7 @@ Held-out pair B's similarity to the prompt, and the checks that need no CLIP: th
 colour at the picture's border, and which concept classifier B sees in a half. Means before and
 after, and the paired gain with its 95 % bootstrap interval over prompts.
 
-    python scripts/embedded/measure_complex.py --out build/complex.jsonl "optimizer.clip=1e-2"
+    python scripts/embedded/measure_complex.py --out build/complex.jsonl "guidance.clip_text.weight=1"
 """
 
 import argparse
@@ -21,6 +21,8 @@ from doodl_cli.bench.checks import check, share_held
 from doodl_cli.bench.statistics import Interval, bootstrap_mean
 from doodl_cli.commands import task
 
+DEFAULT = "guidance.clip_text.weight=1"  # of experiment=emoji_clip_text
+
 
 def describe_gain(before: np.ndarray, after: np.ndarray) -> dict:
     """Return both means and the paired gain with its interval."""
@@ -36,7 +38,7 @@ def describe_gain(before: np.ndarray, after: np.ndarray) -> dict:
 def main() -> None:
     """Measure every setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", nargs="*", default=[""], help="overrides of `doodl run`")
+    parser.add_argument("settings", nargs="*", default=[DEFAULT], help="overrides of `doodl run`")
     parser.add_argument("--out", type=Path, required=True, help="one line of JSON a setting")
     parser.add_argument("--n-prompts", type=int, help="only the first of each kind")
     parser.add_argument("--sheet", type=Path)
