@@ -4,7 +4,7 @@ Held-out pair B's similarity to the prompt, and the checks that need no CLIP: th
 colour at the picture's border, and which concept classifier B sees in a half. Means before and
 after, and the paired gain with its 95 % bootstrap interval over prompts.
 
-    python scripts/embedded/measure_complex.py --out build/complex.jsonl "guidance.clip_text.weight=1"
+    python scripts/embedded/measure_complex.py --out build/complex.jsonl
 """
 
 import argparse
