@@ -27,7 +27,8 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 def table_of_steps() -> str:
     """Return the cost of a step for each setting."""
-    head = ["model, sampler, steps", "batch", "options", "seconds a step", "a latent", "peak, GiB"]
+    head = ["model, sampler, steps", "batch", "options", "seconds a step", "a latent"]
+    head += ["peak, GiB", "held, GiB"]
     rows: list[list[object]] = []
     for line in read_lines("performance.jsonl"):
         options = [f"`{key}={line[key]}`" for key in ("compile",) if line[key] == "true"]
@@ -46,6 +47,7 @@ def table_of_steps() -> str:
                 f"{seconds:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f})",
                 f"{seconds / int(line['batch']):.2f}",
                 f"{line['peak_gib']:.2f}",
+                f"{line['reserved_gib']:.1f}",
             ]
         )
     return table(head, rows)
