@@ -17,6 +17,7 @@ The benches stay in the folder: what was cut short goes on, what is done is read
 import argparse
 import itertools
 import json
+from collections.abc import Mapping
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,17 +32,18 @@ SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
 ROUNDS = 4  # of settings beside the best one
-N_STEPS = (3, 4, 6, 8, 12, 20)
+MOVED = "optimizer.lr * optimizer.clip"
+LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
+    "sampler.n_steps": (3, 4, 6, 8, 12, 20),
+    "optimizer.clip": (1e-5, 1e-2),
+}
 STRENGTH = {"method.strength": range(0, 9, 2)}
-# By method and key, where the coarse grid is: `sampler.n_steps` counts in N_STEPS, all else in
-# halves of powers of ten. An element of x_T moves by `lr` times its gradient, clipped; with a CLIP
-# below nearly all gradients it moves by `lr` times CLIP, whatever the loss: a strength. The
-# sampler's steps of `doodl` divide its budget between exactness and iterations; those of the
-# methods that guide on the way are what they spend it on.
-CLIP = 1e-5
-MOVED = "optimizer.lr"
+# By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
+# ten. An element of x_T moves by `lr` times its gradient, clipped: by their product at most, and
+# by no less with a clip below nearly all gradients. The sampler's steps of `doodl` divide its
+# budget between exactness and iterations; methods that guide on the way spend it on them.
 GRIDS = {
-    "doodl": {MOVED: (-4, -2, 0), "sampler.n_steps": (1, 2, 4)},
+    "doodl": {MOVED: (-4, -2, 0), "optimizer.clip": (0, 1), "sampler.n_steps": (2, 4)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,
@@ -88,11 +90,13 @@ class Search:
 
     def overrides(self, setting: Setting) -> list[str]:
         """Return the overrides of `doodl run` that make a setting."""
-        words = [f"optimizer.clip={CLIP:g}"] if self.method == "doodl" else []
-        for key, place in zip(GRIDS[self.method], setting, strict=True):
-            value = N_STEPS[place] if key == "sampler.n_steps" else 10 ** (place / 2)
-            words.append(f"{key}={value / CLIP if key == MOVED else value:.2g}")
-        return words
+        values = {
+            key: LISTED[key][place] if key in LISTED else 10 ** (place / 2)
+            for key, place in zip(GRIDS[self.method], setting, strict=True)
+        }
+        if MOVED in values:
+            values["optimizer.lr"] = values.pop(MOVED) / values["optimizer.clip"]
+        return [f"{key}={value:.2g}" for key, value in values.items()]
 
     @property
     def plain(self) -> Job:
@@ -120,7 +124,11 @@ class Search:
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
         columns = zip(GRIDS[self.method], self.best, zip(*self.found, strict=True), strict=True)
-        return [key for key, best, tried in columns if best in (min(tried), max(tried))]
+        return [
+            key
+            for key, best, tried in columns
+            if key not in LISTED and best in (min(tried), max(tried))
+        ]
 
     def entry(self) -> dict:
         """Return what tuned.json holds."""
@@ -147,7 +155,7 @@ def neighbours(setting: Setting, keys: list[str]) -> list[Setting]:
         (*setting[:k], place + step, *setting[k + 1 :])
         for k, place in enumerate(setting)
         for step in (-1, 1)
-        if keys[k] != "sampler.n_steps" or 0 <= place + step < len(N_STEPS)
+        if keys[k] not in LISTED or 0 <= place + step < len(LISTED[keys[k]])
     ]
 
 
