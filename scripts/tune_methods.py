@@ -17,8 +17,8 @@ The benches stay in the folder: what was cut short goes on, what is done is read
 import argparse
 import itertools
 import json
-from collections.abc import Mapping
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
