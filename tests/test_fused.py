@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -15,11 +16,11 @@ from torch.nn.functional import gelu, group_norm, silu
 
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.fused import (
+    ChannelsLastTransformer2D,
     EmbeddingSiLU,
     FastGEGLU,
     FastGroupNorm,
     FastResnetBlock2D,
-    LastTransformer2D,
     NormSiLU,
     can_fuse,
     fuse_layers,
@@ -157,12 +158,7 @@ def test_the_gradient_keeps_the_input_and_not_its_norm(kernels):
     assert sorted(one.numel() for one in kept) == [8, 8, 16, 16, x.numel()]
 
 
-GATED = [
-    (3, 5, 600),
-    (2, 2),
-    (1, 9, 512),
-    (17, 1, 14),
-]  # partial tiles, one column, full ones
+GATED = [(3, 5, 600), (2, 2), (1, 9, 512), (17, 1, 14)]  # partial tiles, one column, full ones
 
 
 def exact_geglu(x):
@@ -196,6 +192,13 @@ def test_geglu_in_half_precision_rounds_the_result_alone(kernels, dtype):
         assert error(one, other) < torch.finfo(dtype).eps / 2
 
 
+def make_linear_unet():
+    """Return a UNet whose transformers project by linear layers, as from Stable Diffusion 2 on."""
+    return UNet2DConditionModel.from_config(
+        {**make_unet(False).config, "use_linear_projection": True}
+    )
+
+
 def make_unet_with_lora():
     """Return a UNet whose layers with weights that are fused are LoRA's."""
     unet = make_unet(False)
@@ -206,7 +209,13 @@ def make_unet_with_lora():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: make_unet(False), make_unet_with_lora, lambda: make_autoencoder(False)]
+    "make",
+    [
+        lambda: make_unet(False),
+        make_linear_unet,
+        make_unet_with_lora,
+        lambda: make_autoencoder(False),
+    ],
 )
 def test_a_fused_network_computes_the_same_and_keeps_its_names(make):
     torch.manual_seed(0)
@@ -243,7 +252,7 @@ def test_every_silu_after_a_norm_is_fused_and_the_time_embedding_keeps_its_own()
     assert torch.equal(blocks[0].nonlinearity(embedding), silu(embedding))
     assert type(unet.time_embedding.act) is nn.SiLU
     kinds = {type(module) for module in unet.modules()}
-    assert {FastGEGLU, FastResnetBlock2D, LastTransformer2D} <= kinds
+    assert {FastGEGLU, FastResnetBlock2D, ChannelsLastTransformer2D} <= kinds
     assert not {GEGLU, ResnetBlock2D, Transformer2DModel} & kinds
     assert type(decoder.mid_block.attentions[0].group_norm) is FastGroupNorm
 
@@ -260,6 +269,19 @@ def test_a_block_that_activates_something_else_keeps_its_activation(options):
     assert torch.equal(block(x, embedding), expected)
     assert type(block.nonlinearity) is activation
     assert type(block.norm1) is FastGroupNorm
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"up": True}, {"down": True}, {"skip_time_act": True}, {"out_channels": 12}]
+)
+def test_a_fused_block_computes_the_same(options):
+    torch.manual_seed(0)
+    block = ResnetBlock2D(in_channels=8, temb_channels=6, groups=4, **options).eval()
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    expected = block(x, embedding)
+    fuse_layers(block)
+    assert type(block) is FastResnetBlock2D
+    torch.testing.assert_close(block(x, embedding), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_off_a_gpu_nothing_is_fused():
