@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from peft import LoraConfig
@@ -26,7 +27,7 @@ from doodl_cli.models.fused import (
     fuse_layers,
 )
 from doodl_cli.models.pipeline import adapt_pipeline
-from doodl_cli.models.tuning import tune
+from doodl_cli.models.tuning import attend_plainly, tune
 from tests.pipelines import make_autoencoder, make_pipeline, make_unet
 
 CUDA = torch.cuda.is_available()
@@ -282,6 +283,18 @@ def test_a_fused_block_computes_the_same(options):
     fuse_layers(block)
     assert type(block) is FastResnetBlock2D
     torch.testing.assert_close(block(x, embedding), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_plain_attention_of_a_decoder_computes_the_same():
+    torch.manual_seed(0)
+    decoder = make_autoencoder(False).decoder.eval()
+    x, cotangent = torch.randn(2, 8, 6, 4), torch.randn(2, 8, 6, 4)
+    (attention,) = decoder.mid_block.attentions
+    expected = with_gradient(attention, x, cotangent)
+    attend_plainly(decoder)
+    assert type(attention.processor) is AttnProcessor
+    for one, other in zip(with_gradient(attention, x, cotangent), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_off_a_gpu_nothing_is_fused():

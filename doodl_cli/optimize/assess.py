@@ -214,7 +214,7 @@ class OneByOne(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         gradient = torch.cat(ctx.gradients)
-        return cotangents[0].to(gradient).view(-1, 1, 1, 1) * gradient, None, None
+        return cotangents[0].to(gradient.device).view(-1, 1, 1, 1) * gradient, None, None
 
 
 @torch.no_grad()
