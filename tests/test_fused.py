@@ -15,6 +15,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.nn.functional import gelu, group_norm, silu
 
+from doodl_cli.commands.task import set_precision
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.fused import (
     ChannelsLastTransformer2D,
@@ -27,7 +28,7 @@ from doodl_cli.models.fused import (
     fuse_layers,
 )
 from doodl_cli.models.pipeline import adapt_pipeline
-from doodl_cli.models.tuning import attend_plainly, tune
+from doodl_cli.models.tuning import attend_plainly, rounds_convolutions, tune
 from tests.pipelines import make_autoencoder, make_pipeline, make_unet
 
 CUDA = torch.cuda.is_available()
@@ -295,6 +296,34 @@ def test_plain_attention_of_a_decoder_computes_the_same():
     assert type(attention.processor) is AttnProcessor
     for one, other in zip(with_gradient(attention, x, cotangent), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def flags():
+    """What says whether a GPU rounds products of float32; a test may change it."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    yield backends
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded"),
+    [("float32", False), ("tf32", True), ("float16", True), ("bfloat16", True)],
+)
+def test_what_stays_in_float32_beside_half_precision_is_rounded(flags, dtype, rounded):
+    for backend in flags:
+        backend.allow_tf32 = not rounded
+    set_precision(dtype)
+    assert torch.backends.cuda.matmul.allow_tf32 == rounded
+    assert rounds_convolutions() == rounded
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch 2.9")
+def test_a_caller_may_have_set_the_precision_of_convolutions_alone(flags):
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    assert not rounds_convolutions()
 
 
 def test_off_a_gpu_nothing_is_fused():
