@@ -75,7 +75,7 @@ class FastResnetBlock2D(ResnetBlock2D):
         self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
         if temb is None or not self.has_bias_to_move():
-            return super().forward(input_tensor, temb, *args, **kwargs)
+            return super().forward(input_tensor, temb, *args, **kwargs)  # type: ignore[arg-type]
         x = F.conv2d(self.norm1(input_tensor), self.conv1.weight, padding=self.conv1.padding)
         shift = self.time_emb_proj(self.nonlinearity(temb)) + self.conv1.bias
         x = self.conv2(self.norm2(x + shift[:, :, None, None]))

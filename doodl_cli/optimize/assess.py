@@ -198,7 +198,8 @@ class OneByOne(torch.autograd.Function):
         loss: Callable[[Tensor, slice], tuple[Tensor, Found]],
         found: list[Found],
     ) -> Tensor:
-        values, gradients = [], []
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
         for k in range(len(x_0)):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 leaf = x_0[k : k + 1].detach().requires_grad_(ctx.needs_input_grad[0])
