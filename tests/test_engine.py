@@ -1,6 +1,7 @@
 """The engine: half precision that does not underflow, little memory, batches that halve, graphs."""
 
 from dataclasses import replace
+from weakref import WeakSet
 
 import open_clip
 import pytest
@@ -181,13 +182,13 @@ def test_what_does_not_fit_gives_back_the_graphs_of_scorers_too():
     assert not scorer.known
 
 
-def test_one_by_one_gives_what_all_together_give_and_keeps_one_graph():
+def test_one_by_one_gives_what_all_together_give():
     seeds = [0, 1, 2]
     guidance = {
         "colourfulness": Guidance(ignore_prompts(colourfulness), n_crops=4),
         "brightness": Guidance(ignore_prompts(lambda x: x.flatten(1).mean(1)), weight=3.0),
     }
-    together = make_problem(seeds, guidance=guidance)
+    together = make_problem(seeds, guidance=guidance, micro_batch=MicroBatch(3))
     alone, decoded = limited(replace(together, one_by_one=True), most=1)
     x_T = initial_noise(seeds, (4, 8, 8))
     found, expected = (
@@ -202,6 +203,31 @@ def test_one_by_one_gives_what_all_together_give_and_keeps_one_graph():
     for name, share in expected.shares.items():
         torch.testing.assert_close(found.shares[name], share, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.images, expected.images)
+
+
+class Kept:
+    """A tensor that a graph keeps."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_one_by_one_keeps_nothing_of_the_pictures_before():
+    problem = make_problem([0, 1, 2], one_by_one=True, micro_batch=MicroBatch(3))
+    alive, held, decode = WeakSet(), [], problem.decode
+
+    def keep(tensor):
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
+
+    def note(x_0):
+        held.append(len(alive))
+        return decode(x_0)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        assess_at_start(replace(problem, decode=note))
+    assert held == [0, 0, 0]
 
 
 def test_large_pictures_are_differentiated_one_by_one(monkeypatch):
