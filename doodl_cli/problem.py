@@ -7,6 +7,7 @@ from torch import Tensor
 
 from doodl_cli.gradient import choose_memory
 from doodl_cli.guidance import Guidance
+from doodl_cli.models.capture import release_graphs
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import MicroBatch, Problem
 from doodl_cli.sampling import Table
@@ -52,7 +53,7 @@ def pose_problem(
         memory = find_memory(model, table, memory, len(prompts))
     else:  # the whole graph is not kept, so what it takes need not be known
         memory = choose_memory(table, memory)
-    captured = (bool(guidance) or compiled) and memory != "full"  # which keeps many evaluations
+    captured = (bool(guidance) or compiled) and memory != "full"  # which would replay all twice
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
     return Problem(
         table=table,
@@ -64,6 +65,6 @@ def pose_problem(
         seeds=seeds,
         memory=memory,
         device=STATE_DEVICES.get(model.device.type, model.device),
-        micro_batch=MicroBatch(n_together, model.captures.clear),
+        micro_batch=MicroBatch(n_together, release_graphs),
         one_by_one=model.large,
     )

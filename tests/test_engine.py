@@ -1,6 +1,7 @@
 """The engine: half precision that does not underflow, little memory, batches that halve, graphs."""
 
 from dataclasses import replace
+from weakref import WeakSet
 
 import open_clip
 import pytest
@@ -13,8 +14,8 @@ from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
 from doodl_cli.models import latent_model
-from doodl_cli.models.capture import Captured
-from doodl_cli.models.clip import Clip
+from doodl_cli.models.capture import Captured, Captures
+from doodl_cli.models.clip import Clip, SelfAttention
 from doodl_cli.models.decoder import decode_sparingly
 from doodl_cli.models.half import in_half
 from doodl_cli.models.latent_model import LatentModel, load_model
@@ -171,13 +172,23 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_draws_the_same_crops()
     assert tried == [2, 2, 1]
 
 
-def test_one_by_one_gives_what_all_together_give_and_keeps_one_graph():
+def test_what_does_not_fit_gives_back_the_graphs_of_scorers_too():
+    model, scorer = adapt_pipeline(make_pipeline("sd15")), Captures()
+    table = SAMPLERS["bdia"](make_grid(model.schedule, 4))
+    problem = pose_problem(model, table, ["a cat"] * 2, [""] * 2, [0, 1], 2.0, "auto", {}, {})
+    model.captures.known["unet"] = scorer.known["visual"] = None
+    problem.micro_batch.halve(2)
+    assert not model.captures.known
+    assert not scorer.known
+
+
+def test_one_by_one_gives_what_all_together_give():
     seeds = [0, 1, 2]
     guidance = {
         "colourfulness": Guidance(ignore_prompts(colourfulness), n_crops=4),
         "brightness": Guidance(ignore_prompts(lambda x: x.flatten(1).mean(1)), weight=3.0),
     }
-    together = make_problem(seeds, guidance=guidance)
+    together = make_problem(seeds, guidance=guidance, micro_batch=MicroBatch(3))
     alone, decoded = limited(replace(together, one_by_one=True), most=1)
     x_T = initial_noise(seeds, (4, 8, 8))
     found, expected = (
@@ -194,10 +205,49 @@ def test_one_by_one_gives_what_all_together_give_and_keeps_one_graph():
     assert torch.equal(found.images, expected.images)
 
 
+class Kept:
+    """A tensor that a graph keeps."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_one_by_one_keeps_nothing_of_the_pictures_before():
+    problem = make_problem([0, 1, 2], one_by_one=True, micro_batch=MicroBatch(3))
+    alive, held, decode = WeakSet(), [], problem.decode
+
+    def keep(tensor):
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
+
+    def note(x_0):
+        held.append(len(alive))
+        return decode(x_0)
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        assess_at_start(replace(problem, decode=note))
+    assert held == [0, 0, 0]
+
+
 def test_large_pictures_are_differentiated_one_by_one(monkeypatch):
     assert not make_problem([0, 1]).one_by_one
     monkeypatch.setattr(latent_model, "SMALL_PICTURE", 0)
     assert make_problem([0, 1]).one_by_one
+
+
+def test_attention_of_one_product_computes_the_same():
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(12, 3, batch_first=True).eval()
+    attention.in_proj_bias.data.normal_()
+    x = torch.randn(2, 5, 12)
+    for mask in (None, torch.full((5, 5), -torch.inf).triu(1)):
+        expected = attention(x, x, x, need_weights=False, attn_mask=mask)[0]
+        attention.__class__ = SelfAttention
+        found, weights = attention(x, x, x, need_weights=False, attn_mask=mask)
+        attention.__class__ = torch.nn.MultiheadAttention
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert weights is None
 
 
 @needs_weights

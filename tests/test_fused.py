@@ -6,26 +6,29 @@ import sys
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from peft import LoraConfig
 from torch import nn
 from torch.nn.functional import gelu, group_norm, silu
 
+from doodl_cli.commands.task import set_precision
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.fused import (
+    ChannelsLastTransformer2D,
     EmbeddingSiLU,
     FastGEGLU,
     FastGroupNorm,
     FastResnetBlock2D,
-    LastTransformer2D,
     NormSiLU,
     can_fuse,
     fuse_layers,
 )
 from doodl_cli.models.pipeline import adapt_pipeline
-from doodl_cli.models.tuning import tune
+from doodl_cli.models.tuning import attend_plainly, rounds_convolutions, tune
 from tests.pipelines import make_autoencoder, make_pipeline, make_unet
 
 CUDA = torch.cuda.is_available()
@@ -157,12 +160,7 @@ def test_the_gradient_keeps_the_input_and_not_its_norm(kernels):
     assert sorted(one.numel() for one in kept) == [8, 8, 16, 16, x.numel()]
 
 
-GATED = [
-    (3, 5, 600),
-    (2, 2),
-    (1, 9, 512),
-    (17, 1, 14),
-]  # partial tiles, one column, full ones
+GATED = [(3, 5, 600), (2, 2), (1, 9, 512), (17, 1, 14)]  # partial tiles, one column, full ones
 
 
 def exact_geglu(x):
@@ -196,6 +194,13 @@ def test_geglu_in_half_precision_rounds_the_result_alone(kernels, dtype):
         assert error(one, other) < torch.finfo(dtype).eps / 2
 
 
+def make_linear_unet():
+    """Return a UNet whose transformers project by linear layers, as from Stable Diffusion 2 on."""
+    return UNet2DConditionModel.from_config(
+        {**make_unet(False).config, "use_linear_projection": True}
+    )
+
+
 def make_unet_with_lora():
     """Return a UNet whose layers with weights that are fused are LoRA's."""
     unet = make_unet(False)
@@ -206,7 +211,13 @@ def make_unet_with_lora():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: make_unet(False), make_unet_with_lora, lambda: make_autoencoder(False)]
+    "make",
+    [
+        lambda: make_unet(False),
+        make_linear_unet,
+        make_unet_with_lora,
+        lambda: make_autoencoder(False),
+    ],
 )
 def test_a_fused_network_computes_the_same_and_keeps_its_names(make):
     torch.manual_seed(0)
@@ -243,7 +254,7 @@ def test_every_silu_after_a_norm_is_fused_and_the_time_embedding_keeps_its_own()
     assert torch.equal(blocks[0].nonlinearity(embedding), silu(embedding))
     assert type(unet.time_embedding.act) is nn.SiLU
     kinds = {type(module) for module in unet.modules()}
-    assert {FastGEGLU, FastResnetBlock2D, LastTransformer2D} <= kinds
+    assert {FastGEGLU, FastResnetBlock2D, ChannelsLastTransformer2D} <= kinds
     assert not {GEGLU, ResnetBlock2D, Transformer2DModel} & kinds
     assert type(decoder.mid_block.attentions[0].group_norm) is FastGroupNorm
 
@@ -260,6 +271,59 @@ def test_a_block_that_activates_something_else_keeps_its_activation(options):
     assert torch.equal(block(x, embedding), expected)
     assert type(block.nonlinearity) is activation
     assert type(block.norm1) is FastGroupNorm
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"up": True}, {"down": True}, {"skip_time_act": True}, {"out_channels": 12}]
+)
+def test_a_fused_block_computes_the_same(options):
+    torch.manual_seed(0)
+    block = ResnetBlock2D(in_channels=8, temb_channels=6, groups=4, **options).eval()
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    expected = block(x, embedding)
+    fuse_layers(block)
+    assert type(block) is FastResnetBlock2D
+    torch.testing.assert_close(block(x, embedding), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_plain_attention_of_a_decoder_computes_the_same():
+    torch.manual_seed(0)
+    decoder = make_autoencoder(False).decoder.eval()
+    x, cotangent = torch.randn(2, 8, 6, 4), torch.randn(2, 8, 6, 4)
+    (attention,) = decoder.mid_block.attentions
+    expected = with_gradient(attention, x, cotangent)
+    attend_plainly(decoder)
+    assert type(attention.processor) is AttnProcessor
+    for one, other in zip(with_gradient(attention, x, cotangent), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def flags():
+    """What says whether a GPU rounds products of float32; a test may change it."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    yield backends
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded"),
+    [("float32", False), ("tf32", True), ("float16", True), ("bfloat16", True)],
+)
+def test_what_stays_in_float32_beside_half_precision_is_rounded(flags, dtype, rounded):
+    for backend in flags:
+        backend.allow_tf32 = not rounded
+    set_precision(dtype)
+    assert torch.backends.cuda.matmul.allow_tf32 == rounded
+    assert rounds_convolutions() == rounded
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch 2.9")
+def test_a_caller_may_have_set_the_precision_of_convolutions_alone(flags):
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    assert not rounds_convolutions()
 
 
 def test_off_a_gpu_nothing_is_fused():

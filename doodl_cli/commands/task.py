@@ -110,7 +110,8 @@ def load(config: Config, device: torch.device) -> LatentModel:
 def set_precision(name: str) -> str:
     """Return what the networks compute in; tf32 is float32 whose products are rounded on a GPU.
 
-    So are those of what stays in float32 beside networks in half precision, for its range.
+    So are those of what stays in float32 beside networks in half precision: an auto-encoder for its
+    range, small scorers.
     """
     rounded = name in ("tf32", "float16", "bfloat16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded

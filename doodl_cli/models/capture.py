@@ -8,6 +8,7 @@ needs; they agree with the uncaptured function bit for bit.
 
 from collections.abc import Callable, Hashable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Captured:
         self.inputs = tuple(one.detach().clone() for one in inputs)
         x = self.inputs[0].requires_grad_()
         self.n_replays = 0
-        with torch.enable_grad():
+        with torch.cuda.device(x.device), torch.enable_grad():  # of which a stream is captured
             beside = torch.cuda.Stream(x.device)
             beside.wait_stream(torch.cuda.current_stream(x.device))
             with torch.cuda.stream(beside):
@@ -92,6 +93,7 @@ class Captures:
 
     def __init__(self) -> None:
         self.known: dict[Hashable, Captured] = {}
+        IN_USE.add(self)
 
     def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> Tensor:
         """Return function(*inputs); `key` names the function apart from its inputs."""
@@ -100,6 +102,11 @@ class Captures:
             self.known[key] = Captured(function, inputs)
         return self.known[key](*inputs)
 
-    def clear(self) -> None:
-        """Give back the memory of all graphs."""
-        self.known.clear()
+
+IN_USE: WeakSet[Captures] = WeakSet()
+
+
+def release_graphs() -> None:
+    """Give back the memory of all graphs: of the model, and of scorers that nothing else knows."""
+    for captures in IN_USE:
+        captures.known.clear()

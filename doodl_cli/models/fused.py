@@ -74,9 +74,8 @@ class FastResnetBlock2D(ResnetBlock2D):
     def forward(
         self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        plain = all(type(layer) is nn.Conv2d for layer in (self.conv1, self.conv2))
-        if temb is None or not plain or not isinstance(self.norm2, NormSiLU):
-            return super().forward(input_tensor, temb, *args, **kwargs)
+        if temb is None or not self.has_bias_to_move():
+            return super().forward(input_tensor, temb, *args, **kwargs)  # type: ignore[arg-type]
         x = F.conv2d(self.norm1(input_tensor), self.conv1.weight, padding=self.conv1.padding)
         shift = self.time_emb_proj(self.nonlinearity(temb)) + self.conv1.bias
         x = self.conv2(self.norm2(x + shift[:, :, None, None]))
@@ -84,8 +83,13 @@ class FastResnetBlock2D(ResnetBlock2D):
             input_tensor = self.conv_shortcut(input_tensor)
         return (input_tensor + x) / self.output_scale_factor
 
+    def has_bias_to_move(self) -> bool:
+        """Tell whether the block is Stable Diffusion's: it resamples nothing, and has no LoRA."""
+        rare = self.up or self.down or self.skip_time_act or self.time_emb_proj is None
+        return not rare and type(self.conv1) is nn.Conv2d and isinstance(self.norm2, NormSiLU)
 
-class LastTransformer2D(Transformer2DModel):
+
+class ChannelsLastTransformer2D(Transformer2DModel):
     """A transformer over positions whose input and output stay channels last.
 
     Its 1 x 1 convolutions are matrix products of rows, which add the bias as they go.
@@ -176,7 +180,7 @@ def fuse_layers(network: nn.Module) -> None:
 REPLACED: Mapping[type[nn.Module], type[nn.Module]] = {
     GEGLU: FastGEGLU,
     ResnetBlock2D: FastResnetBlock2D,
-    Transformer2DModel: LastTransformer2D,
+    Transformer2DModel: ChannelsLastTransformer2D,
 }
 
 

@@ -57,7 +57,7 @@ class GuidedNet:
     net = net_negative + cfg_scale (net_prompt - net_negative), one batch of two; `context` is
     (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1. `added` is what
     else SDXL's UNet is conditioned on, in the same order. With `captures` the evaluations are
-    replayed from CUDA graphs; each one's gradient must then be taken before the next evaluation.
+    replayed from CUDA graphs, where the gradient of one costs least before the next evaluation.
     """
 
     unet: Any
@@ -204,8 +204,7 @@ class LatentModel:
     ) -> Net:
         """Return the guided network for one prompt a sample.
 
-        `captured`: on a GPU its evaluations are replayed from CUDA graphs, and the gradient of
-        each is taken before the next.
+        `captured`: on a GPU its evaluations are replayed from CUDA graphs.
         """
         states, pooled = self.encode_text(prompts)
         if cfg_scale != 1.0:

@@ -45,11 +45,19 @@ def lay_out(model: LatentModel, compiled: bool) -> None:
         return
     if not compiled:
         fuse_layers(model.unet)
-    if model.vae.dtype in HALVES or torch.backends.cudnn.allow_tf32:
+    if model.vae.dtype in HALVES or rounds_convolutions():
         model.vae.decoder.to(memory_format=torch.channels_last)
         fuse_layers(model.vae.decoder)
         if math.prod(model.picture_size) <= MEDIUM_PICTURE:
             attend_plainly(model.vae.decoder)
+
+
+def rounds_convolutions() -> bool:
+    """Tell whether cuDNN rounds float32's products to TF32."""
+    conv = getattr(torch.backends.cudnn, "conv", None)  # since PyTorch 2.9, where the old flag
+    if conv is None:  # cannot be read any more once a caller has set the new one
+        return torch.backends.cudnn.allow_tf32
+    return conv.fp32_precision == "tf32"
 
 
 def attend_plainly(decoder: Any) -> None:

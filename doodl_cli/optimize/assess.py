@@ -198,7 +198,8 @@ class OneByOne(torch.autograd.Function):
         loss: Callable[[Tensor, slice], tuple[Tensor, Found]],
         found: list[Found],
     ) -> Tensor:
-        values, gradients = [], []
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
         for k in range(len(x_0)):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 leaf = x_0[k : k + 1].detach().requires_grad_(ctx.needs_input_grad[0])
@@ -214,7 +215,7 @@ class OneByOne(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None, None]:
         gradient = torch.cat(ctx.gradients)
-        return cotangents[0].to(gradient).view(-1, 1, 1, 1) * gradient, None, None
+        return cotangents[0].to(gradient.device).view(-1, 1, 1, 1) * gradient, None, None
 
 
 @torch.no_grad()
