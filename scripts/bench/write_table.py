@@ -43,7 +43,7 @@ def table_of_steps() -> str:
             [
                 f"{line['model']}, {line['sampler']}, {line['n_steps']}",
                 line["batch"],
-                " ".join([line["dtype"], *options]),
+                ", ".join([line["dtype"], *options]),
                 f"{seconds:.2f} ({line['spread'][0]:.2f} to {line['spread'][1]:.2f})",
                 f"{seconds / int(line['batch']):.2f}",
                 f"{line['peak_gib']:.2f}",
