@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import gelu, group_norm, silu
 
 from doodl_cli.commands.task import set_precision
+from doodl_cli.models import tuning
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.fused import (
     ChannelsLastTransformer2D,
@@ -286,16 +287,38 @@ def test_a_fused_block_computes_the_same(options):
     torch.testing.assert_close(block(x, embedding), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_plain_attention_of_a_decoder_computes_the_same():
+def count_softmaxes(function, monkeypatch):
+    """Return a function's result and how often it called the softmax of a tensor."""
+    counted, softmax = [], torch.Tensor.softmax
+    monkeypatch.setattr(
+        torch.Tensor, "softmax", lambda x, dim: counted.append(dim) or softmax(x, dim)
+    )
+    result = function()
+    monkeypatch.undo()
+    return result, len(counted)
+
+
+def test_plain_attention_of_a_decoder_computes_the_same(monkeypatch):
     torch.manual_seed(0)
     decoder = make_autoencoder(False).decoder.eval()
     x, cotangent = torch.randn(2, 8, 6, 4), torch.randn(2, 8, 6, 4)
     (attention,) = decoder.mid_block.attentions
     expected = with_gradient(attention, x, cotangent)
     attend_plainly(decoder)
+    for most, kept in ((24, 1), (23, 0)):
+        monkeypatch.setattr(tuning, "MOST_POSITIONS", most)
+        found, n_kept = count_softmaxes(lambda: with_gradient(attention, x, cotangent), monkeypatch)
+        assert n_kept == kept
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_processor_of_the_user_stays():
+    decoder = make_autoencoder(False).decoder
+    (attention,) = decoder.mid_block.attentions
+    attention.set_processor(AttnProcessor())
+    attend_plainly(decoder)
     assert type(attention.processor) is AttnProcessor
-    for one, other in zip(with_gradient(attention, x, cotangent), expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor
 
 from doodl_cli.models.decoder import recompute
 from doodl_cli.models.fused import can_fuse, fuse_layers
-from doodl_cli.models.latent_model import HALVES, MEDIUM_PICTURE, LatentModel
+from doodl_cli.models.latent_model import HALVES, LatentModel
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
+MOST_POSITIONS = 4096  # whose attention's probabilities are kept: 512 px
 
 
 def tune(model: LatentModel, unet_checkpointing: bool, compiled: bool) -> None:
@@ -48,8 +50,7 @@ def lay_out(model: LatentModel, compiled: bool) -> None:
     if model.vae.dtype in HALVES or rounds_convolutions():
         model.vae.decoder.to(memory_format=torch.channels_last)
         fuse_layers(model.vae.decoder)
-        if math.prod(model.picture_size) <= MEDIUM_PICTURE:
-            attend_plainly(model.vae.decoder)
+        attend_plainly(model.vae.decoder)
 
 
 def rounds_convolutions() -> bool:
@@ -60,12 +61,21 @@ def rounds_convolutions() -> bool:
     return conv.fp32_precision == "tf32"
 
 
-def attend_plainly(decoder: Any) -> None:
-    """Have a decoder keep its attention's probabilities.
+class KeptProbabilities:
+    """Attention of a picture's positions (b, c, h, w) to each other that keeps its probabilities.
 
     Heads of 512 channels are too large for the fast kernels, and what is left is slower than two
-    products and a softmax; the probabilities of 4,096 positions fit.
+    products and a softmax. Of many positions the probabilities do not fit: PyTorch's it is then.
     """
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        few = math.prod(hidden_states.shape[2:]) <= MOST_POSITIONS
+        process = AttnProcessor() if few else AttnProcessor2_0()
+        return process(attn, hidden_states, *args, **kwargs)
+
+
+def attend_plainly(decoder: Any) -> None:
+    """Have a decoder's attention keep its probabilities, where it is diffusers' own."""
     for attention in decoder.mid_block.attentions:
-        if attention is not None:
-            attention.set_processor(AttnProcessor())
+        if attention is not None and type(attention.processor) is AttnProcessor2_0:
+            attention.set_processor(KeptProbabilities())
