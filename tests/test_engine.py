@@ -389,6 +389,23 @@ def test_decoders_and_clips_replayed_from_graphs_give_the_same_pictures_and_grad
 
 @gpu
 @pytest.mark.gpu
+def test_a_batch_that_does_not_fit_on_a_gpu_is_halved(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    whole = make_problem([0, 1, 2, 3], device="cuda")
+
+    def decode(x_0):
+        if len(x_0) > 2:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return whole.decode(x_0)
+
+    halving = replace(whole, decode=decode, micro_batch=MicroBatch(4, whole.micro_batch.release))
+    found, expected = assess_at_start(halving), assess_at_start(whole)
+    assert halving.micro_batch.size == 2
+    assert (found.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
+
+
+@gpu
+@pytest.mark.gpu
 def test_the_state_may_be_on_the_cpu_while_the_networks_are_on_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     there = assess_at_start(make_problem([0, 1], device="cuda"))
