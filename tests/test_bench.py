@@ -134,7 +134,7 @@ def test_the_tables_hold_scores_checks_and_comparisons(whole):
     assert all(float(x["gain_low"]) <= float(x["gain"]) <= float(x["gain_high"]) for x in compared)
     table = (whole / "table.md").read_text()
     assert "## file: 2 prompts, 2 pictures a method" in table
-    assert re.search(r"\| doodl \|.* n_iters=2 lr=1 clip=0.01 \|", table)
+    assert re.search(r"\| doodl \|.* n_iters=2 n_steps=2 lr=1.0 clip=0.01 \|", table)
 
 
 @needs_weights

@@ -113,7 +113,7 @@ def read_setting(folder: Path) -> str:
     names = [KNOBS[method]] if method in KNOBS else []
     names += [name for name in values if name.startswith("method.") and name != "method.name"]
     if method == "doodl":
-        names += ["optimizer.lr", "optimizer.clip"]
+        names += ["sampler.n_steps", "optimizer.lr", "optimizer.clip"]
     found = {name: value for name in names if (value := values[name]) is not None}
     return " ".join(f"{name.rpartition('.')[2]}={show(value)}" for name, value in found.items())
 
