@@ -108,6 +108,12 @@ class NoiseAware(FullChain):
 class Optimizer:
     name: str = key("the update rule")
     n_iters: int = key("updates of x_T", least=1, most=10_000)
+    n_candidates: int = key(
+        "noises of which the one of the best picture is optimised, the sample's own among them; "
+        "1: its own",
+        least=1,
+        most=100_000,
+    )
     lr: float = key("step size", above=0)
     momentum: float = key("momentum, without damping", least=0, below=1)
     clip: float | None = key("largest element of the gradient; null: no clipping", above=0)
@@ -349,10 +355,16 @@ class Config:
     def last_iteration(self) -> int:
         """The iteration of the last record of a sample; the first, the plain picture, is 0."""
         if self.method.name == "doodl":
-            return self.optimizer.n_iters
+            return self.n_searched + self.optimizer.n_iters
         if isinstance(self.method, BestOfN):
             return self.method.n - 1
         return int(self.guides_on_the_way)
+
+    @property
+    def n_searched(self) -> int:
+        """How many pictures `doodl` makes to choose a noise, before it optimises."""
+        n = self.optimizer.n_candidates
+        return n if self.method.name == "doodl" and n > 1 else 0
 
     @property
     def held_out(self) -> list[str]:
@@ -468,6 +480,11 @@ def check_method(config: Config) -> None:
     method, sampler = config.method, config.sampler.name
     if isinstance(method, BestOfN) and config.init.name != "noise":
         raise UserError(f"init={config.init.name}: method=best_of_n draws noise; must be noise")
+    if config.n_searched and config.init.name != "noise":
+        raise UserError(
+            f"optimizer.n_candidates={config.n_searched}: init={config.init.name} is the one "
+            "start; must be 1, or init=noise"
+        )
     if isinstance(method, OneStep) and method.blend and config.cfg_scale == 1:
         raise UserError(
             "method.blend=true: with cfg_scale=1 there is no unconditional prediction; must be "

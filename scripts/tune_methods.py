@@ -31,19 +31,28 @@ from doodl_cli.files import read_values, write_whole
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
-ROUNDS = 4  # of settings beside the best one
+ROUNDS = 6  # of settings beside the best one
+SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * optimizer.clip"
 LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
     "sampler.n_steps": (3, 4, 6, 8, 12, 20),
     "optimizer.clip": (1e-5, 1e-2),
+    "optimizer.n_candidates": (1, 4, 8, 16, 32),
 }
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
 # ten. An element of x_T moves by `lr` times its gradient, clipped: by their product at most, and
-# by no less with a clip below nearly all gradients. The sampler's steps of `doodl` divide its
-# budget between exactness and iterations; methods that guide on the way spend it on them.
+# by no less with a clip below nearly all gradients. The sampler's steps divide the budget of
+# `doodl` between exactness, candidates and iterations, that of `best_of_n` between exactness and
+# noises; methods that guide on the way spend it on them.
 GRIDS = {
-    "doodl": {MOVED: (-4, -2, 0), "optimizer.clip": (0, 1), "sampler.n_steps": (2, 4)},
+    "doodl": {
+        MOVED: (-4, -2, 0),
+        "optimizer.clip": (0, 1),
+        "sampler.n_steps": (2,),
+        "optimizer.n_candidates": (2,),
+    },
+    "best_of_n": {"sampler.n_steps": (2, 4)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,
@@ -65,10 +74,15 @@ class Search:
     found: dict[Setting, tuple[float, float]] = field(default_factory=dict)
 
     @property
+    def settings(self) -> dict:
+        """The suite's own."""
+        path = Path(__file__).parents[1] / f"configs/suite/{self.suite}.yaml"
+        return yaml.safe_load(path.read_text())
+
+    @property
     def judge(self) -> str:
         """The deciding score."""
-        path = Path(__file__).parents[1] / f"configs/suite/{self.suite}.yaml"
-        return yaml.safe_load(path.read_text())["parts"][self.suite]["judge"]
+        return self.settings["parts"][self.suite]["judge"]
 
     @property
     def least(self) -> float:
@@ -88,12 +102,22 @@ class Search:
 
         return max(self.found, key=rank)
 
-    def overrides(self, setting: Setting) -> list[str]:
-        """Return the overrides of `doodl run` that make a setting."""
-        values = {
+    def values(self, setting: Setting) -> dict[str, float]:
+        """Return the value of each key."""
+        return {
             key: LISTED[key][place] if key in LISTED else 10 ** (place / 2)
             for key, place in zip(GRIDS[self.method], setting, strict=True)
         }
+
+    def affordable(self, setting: Setting) -> bool:
+        """Whether the candidates leave enough of the budget to optimise one."""
+        values = self.values(setting)
+        n_calls = values.get("optimizer.n_candidates", 0) * values.get("sampler.n_steps", 0)
+        return n_calls <= SEARCH * self.settings["budget"]
+
+    def overrides(self, setting: Setting) -> list[str]:
+        """Return the overrides of `doodl run` that make a setting."""
+        values = self.values(setting)
         if MOVED in values:
             values["optimizer.lr"] = values.pop(MOVED) / values["optimizer.clip"]
         return [f"{key}={value:.2g}" for key, value in values.items()]
@@ -119,7 +143,9 @@ class Search:
         if not self.found:
             return list(itertools.product(*GRIDS[self.method].values()))
         beside = neighbours(self.best, list(GRIDS[self.method]))
-        return [setting for setting in beside if setting not in self.found]
+        return [
+            setting for setting in beside if setting not in self.found and self.affordable(setting)
+        ]
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
-from doodl_cli.bench.collect import Results, Sample
+from doodl_cli.bench.collect import Results, Sample, read_curves
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.statistics import bootstrap_mean
 from doodl_cli.bench.suite import Row, packaged, read_suite
@@ -66,6 +66,23 @@ def read_price():
     return Price(lambda n_steps: n_steps, 2.0)
 
 
+def test_curves_count_the_calls_of_a_search_and_then_of_the_iterations(tmp_path):
+    """Three pictures of 2 calls, then the best one's again and two iterations of 4 more."""
+    scores = [1.0, 3.0, 2.0, 3.0, 4.0, 3.5]
+    lines = [
+        {"sample": 0, "iteration": i, "guidance": {"g": g}, "evaluate": {}}
+        for i, g in enumerate(scores)
+    ]
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    sampler = {"sampler": {"calls_per_sample": 2}}
+    (points,) = read_curves(path, sampler, calls=16, n_searched=3).values()
+    assert [point.calls for point in points] == [2, 4, 6, 8, 12, 16]
+    assert [point.scores["g"] for point in points] == [1, 3, 3, 3, 4, 4]
+    (points,) = read_curves(path, sampler, calls=12, n_searched=0).values()
+    assert [point.calls for point in points] == [2, 4, 6, 8, 10, 12]
+
+
 def compose(*words):
     with composer(None) as make:
         return read_config(resolve(make("run", ["prompt=x", "guidance=colourfulness", *words])))
@@ -93,9 +110,11 @@ def test_every_method_spends_the_budget_as_predicted_and_no_more(whole):
 
 
 @pytest.mark.parametrize("memory", ["full", "reversible"])
+@pytest.mark.parametrize("n_candidates", [1, 8])
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"none", "noise_aware"}))
-def test_one_more_of_what_spends_the_budget_would_not_be_in_it(method, memory):
-    config = compose(f"method={method}", f"memory={memory}")
+def test_one_more_of_what_spends_the_budget_would_not_be_in_it(method, n_candidates, memory):
+    candidates = f"optimizer.n_candidates={n_candidates}"  # which matters to doodl alone
+    config = compose(f"method={method}", f"memory={memory}", candidates)
     price = read_price()
     n = spend(config, 400, price)
     assert price.of(config, n) <= 400 < price.of(config, n + 1)

@@ -286,6 +286,34 @@ def test_doodl_closes_in_on_the_goal_as_gradient_descent_on_a_quadratic_does():
     torch.testing.assert_close(p * records[-1].pair[0] + q - GOAL, left, **PRECISION)
 
 
+def test_doodl_with_candidates_optimises_the_noise_whose_picture_is_best():
+    problem, x_T = pose(), start()
+    settings = Settings(n_iters=3, lr=0.1)
+    records = run("doodl", problem, x_T, settings=settings, n_candidates=5)
+    assert [record.iteration for record in records] == list(range(5 + 4))
+    searched = run("best_of_n", problem, x_T, n=5)
+    for a, b in zip(records[:5], searched, strict=True):
+        assert (a.loss, a.best) == (b.loss, b.best)
+        assert torch.equal(a.pair[0], b.pair[0])
+    best = torch.tensor([record.best for record in searched])
+    chosen = [best[:, k].nonzero().max() for k in range(len(SEEDS))]
+    assert len(set(map(int, chosen))) > 1  # else a mixed-up sample would not show
+    noise = torch.stack([searched[n].pair[0][k] for k, n in enumerate(chosen)])
+    alone = list(optimize(problem, settings, (noise, noise)))
+    for a, b in zip(records[5:], alone, strict=True):
+        assert (a.loss, a.best, a.iteration) == (b.loss, b.best, b.iteration + 5)
+        assert torch.equal(a.pair[0], b.pair[0])
+
+
+def test_doodl_without_candidates_is_the_optimisation_alone():
+    problem, x_T = pose(), start()
+    settings = Settings(n_iters=2, lr=0.1)
+    records = run("doodl", problem, x_T, settings=settings, n_candidates=1)
+    for a, b in zip(records, optimize(problem, settings, x_T), strict=True):
+        assert (a.iteration, a.loss, a.best) == (b.iteration, b.loss, b.best)
+        assert torch.equal(a.pair[0], b.pair[0])
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", GUIDED)
 def test_without_strength_the_guided_picture_is_the_plain_one_bit_for_bit(name, sampler):
@@ -346,16 +374,26 @@ def test_a_picture_that_turned_nan_is_not_kept():
     assert not any(guided.best)
 
 
-@pytest.mark.parametrize("k", [0, 1, 3])
-def test_best_of_n_goes_on_from_any_record_to_the_same_ones(k):
+@pytest.mark.parametrize("k", range(5))
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("best_of_n", {"n": 5}),
+        ("doodl", {"settings": Settings(n_iters=1, lr=0.1), "n_candidates": 3}),
+    ],
+)
+def test_a_search_goes_on_from_any_record_to_the_same_ones(name, settings, k):
     problem = replace(
         make_problem([3, 5]), guidance={"goal": Guidance(closeness, n_crops=2, crop_size=4)}
     )
     x_T = start([3, 5])
-    records = run("best_of_n", problem, x_T, n=5)
-    rest = list(METHODS["best_of_n"](problem, x_T, records[k].state, n=5))
+    records = run(name, problem, x_T, **settings)
+    state = records[k].state
+    begun = state["x_T"][0], state["x_T"][1]  # what a run directory gives it to go on with
+    rest = list(METHODS[name](problem, begun, state, **settings))
     assert len(rest) == 4 - k
     for a, b in zip(records[k + 1 :], rest, strict=True):
+        assert a.iteration == b.iteration
         assert torch.equal(a.pair[0], b.pair[0])
         assert (a.loss, a.best) == (b.loss, b.best)
 
@@ -372,6 +410,7 @@ COSTS = {
     "universal, each step twice": lambda n: (2 * n, 2 * n),
     "noise_aware": lambda n: (n, 0),
     "doodl": lambda n: (4 * n, 2 * n),  # 2 iterations; the start's record is one of the plain ones
+    "doodl from the best of 3": lambda n: (3 * n + 4 * n, 2 * n),
 }
 COUNTED = {
     "none": ("none", {}),
@@ -386,6 +425,8 @@ COUNTED = {
         "noise_aware",
         {"strength": 0.4, "classifier": lambda x, t, prompts: -x.flatten(1).square().sum(1)},
     ),
+    "doodl": ("doodl", {"settings": Settings(n_iters=2), "n_candidates": 1}),
+    "doodl from the best of 3": ("doodl", {"settings": Settings(n_iters=2), "n_candidates": 3}),
 }
 
 
@@ -426,11 +467,8 @@ def test_the_reported_cost_is_what_a_wrapper_around_the_network_counts(tiny, nam
     tiny.calls.network = tiny.calls.vjps = 0
     handle = tiny.unet.register_forward_hook(wrapper)
     try:
-        if name == "doodl":
-            list(optimize(problem, Settings(n_iters=2), (x_T, x_T)))
-        else:
-            method, settings = COUNTED[name]
-            run(method, problem, (x_T, x_T), **settings)
+        method, settings = COUNTED[name]
+        run(method, problem, (x_T, x_T), **settings)
     finally:
         handle.remove()
     network, vjps = COSTS[name](problem.table.n_calls)

@@ -21,6 +21,7 @@ COLOUR = ["guidance=colourfulness"]
 CLASS = ["guidance=classifier", "guidance.classifier.target=penguin"]
 METHODS = {
     "doodl": [*COLOUR, "optimizer.n_iters=1"],
+    "doodl from the best of 3": [*COLOUR, "optimizer.n_iters=1", "optimizer.n_candidates=3"],
     "none": COLOUR,
     "best_of_n": [*COLOUR, "method.n=3"],
     "one_step": COLOUR,
@@ -65,13 +66,14 @@ def test_a_run_by_every_method_renders_again_bit_for_bit_and_counts_its_calls(na
         return forward(unet, sample, *arguments, **options)
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", counting)
-    assert main([*WORDS, *METHODS[name], f"method={name}", "output_dir=run"]) == 0
+    method = name.partition(" ")[0]
+    assert main([*WORDS, *METHODS[name], f"method={method}", "output_dir=run"]) == 0
     metadata = read_metadata("run")
-    assert metadata["method"]["name"] == name
+    assert metadata["method"]["name"] == method
     assert metadata["cost"]["network_calls"] == n_calls > 0
     assert metadata["status"] == "done"
     last = max(line["iteration"] for line in read_history("run"))
-    assert last == {"none": 0, "best_of_n": 2}.get(name, 1)
+    assert last == {"none": 0, "best_of_n": 2, "doodl from the best of 3": 4}.get(name, 1)
     assert Path("run/report.html").exists()
     which = "final" if name in GUIDED else "best"
     assert main(["sample", "run=run", f"which={which}", "output_dir=again"]) == 0
@@ -86,9 +88,9 @@ def test_a_run_by_every_method_renders_again_bit_for_bit_and_counts_its_calls(na
 
 
 @needs_weights
-@pytest.mark.parametrize("name", ["one_step", "best_of_n"])
+@pytest.mark.parametrize("name", ["one_step", "best_of_n", "doodl from the best of 3"])
 def test_a_run_that_is_out_of_time_goes_on_to_the_same_files(name):
-    words = [*WORDS, *METHODS[name], f"method={name}", "batch_size=1"]
+    words = [*WORDS, *METHODS[name], f"method={name.partition(' ')[0]}", "batch_size=1"]
     assert main([*words, "output_dir=whole"]) == 0
     assert main([*words, "output_dir=run", "max_seconds=0.001"]) == 0
     assert read_metadata("run")["status"] == "out of time"
@@ -139,6 +141,14 @@ REFUSED = {
     "noise that is not drawn": (
         ["method=best_of_n", "init=image", "init.path=a.png"],
         "init=image: method=best_of_n draws noise; must be noise",
+    ),
+    "candidates beside a start": (
+        ["optimizer.n_candidates=4", "init=image", "init.path=a.png"],
+        "optimizer.n_candidates=4: init=image is the one start; must be 1, or init=noise",
+    ),
+    "no candidate": (
+        ["optimizer.n_candidates=0"],
+        "optimizer.n_candidates=0: must be a whole number from 1",
     ),
 }
 

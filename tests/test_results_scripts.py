@@ -83,11 +83,14 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.best == (11,)
     assert found.open_ends() == []
     assert found.entry()["overrides"] == ["method.strength=3.2e+05"]
-    found = search("complex", "doodl", lambda moved, clip, n: n - clip - abs(moved + 5))
-    assert found.best == (-5, 0, 5)
-    words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.lr=3.2e+02"]
+    found = search("complex", "doodl", lambda moved, clip, n, m: n - clip - abs(moved + 5) - m)
+    assert found.best == (-5, 0, 5, 0)
+    words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.n_candidates=1"]
+    words.append("optimizer.lr=3.2e+02")
     assert found.entry()["overrides"] == words
     assert found.open_ends() == []
+    found = search("complex", "doodl", lambda moved, clip, n, m: n + m)
+    assert found.best == (-4, 0, 5, 2)  # more candidates of 20 steps would take the whole budget
 
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):

@@ -5,7 +5,8 @@ A call is one guided evaluation of the network for one sample; with its gradient
 
     none        n
     best_of_n   N n
-    doodl       n_iters (n with gradient, and n more where the memory mode evaluates twice) + n
+    doodl       n_iters (n with gradient, and n more where the memory mode evaluates twice) + n,
+                and n more for each candidate, where there are several
     one_step    n with gradient, and n for the plain picture that it is compared with
     universal   the same, `n_recurrences` times over; without the gradients for strength 0
     full_chain  n (n + 1) / 2 with gradient, and n for the plain picture
@@ -48,7 +49,7 @@ class Price:
         if name == "best_of_n":
             return knob * n
         if name == "doodl":
-            return knob * (again + self.vjp_cost * n) + n
+            return config.n_searched * n + knob * (again + self.vjp_cost * n) + n
         if name == "full_chain":
             rows = n * (n + 1) / 2
             return n + rows * (self.vjp_cost + (again > 0))

@@ -18,7 +18,7 @@ from doodl_cli.bench.metrics import rms_difference
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.settings import Bench
 from doodl_cli.bench.suite import Row
-from doodl_cli.config import flatten, show
+from doodl_cli.config import flatten, read_config, show
 from doodl_cli.files import read_values
 from doodl_cli.optimize.assess import from_8_bit
 from doodl_cli.pictures import from_image, read_picture
@@ -114,6 +114,7 @@ def read_setting(folder: Path) -> str:
     names += [name for name in values if name.startswith("method.") and name != "method.name"]
     if method == "doodl":
         names += ["sampler.n_steps", "optimizer.lr", "optimizer.clip"]
+        names += ["optimizer.n_candidates"] if values["optimizer.n_candidates"] > 1 else []
     found = {name: value for name in names if (value := values[name]) is not None}
     return " ".join(f"{name.rpartition('.')[2]}={show(value)}" for name, value in found.items())
 
@@ -134,7 +135,8 @@ def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> li
     names = ("network_calls", "vjps", "seconds")
     cost = {name: metadata["cost"][name] / len(requests) for name in names}
     calls = count(cost["network_calls"], cost["vjps"], bench.vjp_cost)
-    curves = read_curves(folder / "history.jsonl", metadata, calls)
+    n_searched = read_config(read_values(folder / "config.yaml", yaml.safe_load)).n_searched
+    curves = read_curves(folder / "history.jsonl", metadata, calls, n_searched)
     samples = []
     for i, (request, found) in enumerate(zip(requests, metadata["samples"], strict=True)):
         row = part.rows[request["number"]]
@@ -174,10 +176,13 @@ def read_checks(row: Row, picture: Tensor, model: "LatentModel") -> dict[str, fl
     return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": value for name, value in held.items()}}
 
 
-def read_curves(path: Path, metadata: dict[str, Any], calls: float) -> dict[int, list[Point]]:
+def read_curves(
+    path: Path, metadata: dict[str, Any], calls: float, n_searched: int
+) -> dict[int, list[Point]]:
     """Return by sample how its best picture so far scores, against the calls so far.
 
-    All iterations of a method but the first, the plain picture, cost the same.
+    The pictures of a search cost a plain one each. After them, all iterations of a method but the
+    first, a plain picture, cost the same.
     """
     n_plain = metadata["sampler"]["calls_per_sample"]
     lines: dict[int, list[dict[str, Any]]] = {}
@@ -185,6 +190,14 @@ def read_curves(path: Path, metadata: dict[str, Any], calls: float) -> dict[int,
         line = json.loads(text)
         lines.setdefault(line["sample"], []).append(line)
     last = max(line["iteration"] for of_sample in lines.values() for line in of_sample)
+    begun = n_plain * (n_searched + 1)
+
+    def cost_until(iteration: int) -> float:
+        if iteration < n_searched:
+            return n_plain * (iteration + 1)
+        done = (iteration - n_searched) / max(last - n_searched, 1)
+        return begun + (calls - begun) * done
+
     curves = {}
     for number, of_sample in lines.items():
         points: list[Point] = []
@@ -197,8 +210,7 @@ def read_curves(path: Path, metadata: dict[str, Any], calls: float) -> dict[int,
                 scores = {name: value for name, value in scores.items() if value is not None}
             elif points:
                 scores = points[-1].scores
-            at = n_plain + (calls - n_plain) * line["iteration"] / max(last, 1)
-            points.append(Point(at, scores))
+            points.append(Point(cost_until(line["iteration"]), scores))
         curves[number] = points
     return curves
 

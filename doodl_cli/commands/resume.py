@@ -15,6 +15,7 @@ OWN_KEYS = ("resume", "force", "max_seconds")
 FIXED = (
     "prompt", "prompts", "negative_prompt", "seed", "n_seeds", "batch_size", "shard", "init",
     "model", "method.name", "output_dir", "optimizer.name", "optimizer.balance",
+    "optimizer.n_candidates",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from doodl_cli.models.locate import find_noise_aware, hash_file
 from doodl_cli.models.noise_aware import load_noise_aware
 from doodl_cli.models.pipeline import load_pipeline
 from doodl_cli.models.tuning import tune
-from doodl_cli.optimize import Problem, Record, Settings, optimize
+from doodl_cli.optimize import Problem, Record, Settings
 from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import find_memory, pose_problem
 from doodl_cli.requests import Request
@@ -223,8 +223,8 @@ def build_method(config: Config, model: LatentModel) -> Method:
     """
     method = config.method
     if method.name == "doodl":
-        settings = make_settings(config)
-        return lambda problem, x_T, state: optimize(problem, settings, x_T, state)
+        n_candidates = config.optimizer.n_candidates
+        return partial(METHODS["doodl"], settings=make_settings(config), n_candidates=n_candidates)
     if isinstance(method, NoiseAware):
         chosen = config.guidance["classifier"]
         assert isinstance(chosen, Classifier)

@@ -23,14 +23,16 @@ def best_of_n(
     """Yield n records: of x_T, a pair of (b, c, h, w), and of n - 1 noises of each sample's own.
 
     The best is judged as in `optimize`, on the whole 8-bit picture. A sample's noises depend on its
-    seed alone, and the first k are the same for every n. With a `state`: yield those after it.
+    seed alone, and the first k are the same for every n. With a `state`: yield those after it. A
+    record's state has the noises of the best pictures so far, `best_x_T` (2, b, c, h, w).
     """
     noises = make_generators(problem.seeds, "best_of_n")
     crops = make_generators(problem.seeds, "optimize")
     x_T = x_T[0].to(problem.device), x_T[1].to(problem.device)
-    first, lowest = 0, never_judged(x_T)
+    first, lowest, best_x_T = 0, never_judged(x_T), torch.stack(x_T)
     if state is not None:
-        first, lowest = int(state["iteration"]), state["lowest"].to(problem.device)
+        first = int(state["iteration"])
+        lowest, best_x_T = (state[name].to(problem.device) for name in ("lowest", "best_x_T"))
         for name, generators in (("noises", noises), ("crops", crops)):
             for generator, position in zip(generators, state[name], strict=True):
                 generator.set_state(position.clone())  # a view of a row crashes torch
@@ -42,10 +44,13 @@ def best_of_n(
             pair = noise, noise
         found = assess(problem, pair, crops, differentiated=False)
         record_lowest, lowest = lowest, lower(lowest, found.judged)
+        better = (found.judged < record_lowest).view(-1, 1, 1, 1)
+        best_x_T = torch.where(better, torch.stack(pair), best_x_T)
         after = {
             "iteration": torch.tensor(iteration + 1),
             "x_T": torch.stack(x_T),
             "lowest": lowest,
+            "best_x_T": best_x_T,
             "noises": torch.stack([generator.get_state() for generator in noises]),
             "crops": torch.stack([generator.get_state() for generator in crops]),
         }

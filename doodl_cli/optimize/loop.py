@@ -60,10 +60,12 @@ def optimize(
     settings: Settings,
     x_T: tuple[Tensor, Tensor],
     state: Mapping[str, Tensor] | None = None,
+    n_before: int = 0,
 ) -> Iterator[Record]:
     """Yield n_iters + 1 records, the start first. `x_T` is a pair of (b, c, h, w), float64.
 
     With the `state` of an earlier record: yield those after it, as if there had been no break.
+    `n_before`: how many records of the samples came before, which the iterations count.
     """
     generators = make_generators(problem.seeds, "optimize")
     updater = Updater(torch.stack(x_T).to(problem.device), settings, generators)
@@ -102,7 +104,7 @@ def optimize(
         evaluate = to_lists(found.evaluate)
         stopped: list[str | None] = [None] * n_samples
         if found.gradient is not None:
-            stopped = decline.judge(evaluate, iteration)
+            stopped = decline.judge(evaluate, n_before + iteration)
         going_on = torch.tensor([not reason for reason in stopped], device=problem.device)
         was_active, active = active, active & going_on
         if found.gradient is not None and active.any():
@@ -111,7 +113,7 @@ def optimize(
         if scales is not None:
             kept["scales"] = scales
         yield Record(
-            iteration=iteration,
+            iteration=n_before + iteration,
             loss=found.loss.tolist(),
             guidance=to_lists(found.scores),
             evaluate=evaluate,
