@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models import attention_processor
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
@@ -311,6 +312,15 @@ def test_plain_attention_of_a_decoder_computes_the_same(monkeypatch):
         assert n_kept == kept
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_plain_attention_of_a_decoder_takes_all_that_diffusers_gives_it(monkeypatch):
+    decoder = make_autoencoder(False).decoder.eval()
+    attend_plainly(decoder)
+    said = []
+    monkeypatch.setattr(attention_processor.logger, "warning", lambda *args: said.append(args))
+    decoder.mid_block(torch.randn(1, 8, 6, 4))
+    assert said == []
 
 
 def test_a_processor_of_the_user_stays():

@@ -68,10 +68,17 @@ class KeptProbabilities:
     products and a softmax. Of many positions the probabilities do not fit: PyTorch's it is then.
     """
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,  # by this name diffusers asks who takes it
+    ) -> Tensor:
         few = math.prod(hidden_states.shape[2:]) <= MOST_POSITIONS
         process = AttnProcessor() if few else AttnProcessor2_0()
-        return process(attn, hidden_states, *args, **kwargs)
+        return process(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 def attend_plainly(decoder: Any) -> None:
