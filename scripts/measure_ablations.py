@@ -1,7 +1,7 @@
 """Measure what each choice of `doodl` is worth at equal cost: samplers, optimisers, regularisers.
 
-Two suites of the embedded model, on the prompts that methods are tuned on and two seeds of each.
-Every variant changes the tuned setting (scripts/tune_methods.py) in one way and is compared with it
+Suites of the embedded model, on the prompts that methods are tuned on. Every variant changes the
+tuned setting (scripts/tune_methods.py), without candidates, in one way and is compared with it
 prompt by prompt, at the same budget of network calls.
 
     python scripts/measure_ablations.py --jobs 24 [--out build/ablations] [--write FILE.json]
@@ -18,24 +18,30 @@ from pathlib import Path
 
 import yaml
 from job_pool import Job, run_jobs
+from tune_methods import SEARCH
 
 from doodl_cli.bench.statistics import compare
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.bench.tables import average
 from doodl_cli.files import read_values
 
-SUITES = ("complex", "aesthetic")
+SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
 BUDGETS = (100, 200, 400, 800, 1600)
-TUNED_AS = "as tuned"
+TUNED_AS = "as tuned, from one noise"
+CANDIDATES = {f"from the best of {n} noises": n for n in (4, 8, 16, 32)}
 SAMPLERS = {
     "BDIA, 20 steps": ["sampler=bdia", "sampler.n_steps=20"],
     "O-BELM, 20 steps": ["sampler=obelm", "sampler.n_steps=20"],
     "O-BELM, 10 steps": ["sampler=obelm", "sampler.n_steps=10"],
     "EDICT, 50 steps": ["sampler=edict", "sampler.n_steps=50"],
 }
-OF_BUDGETS = (TUNED_AS, "BDIA, 20 steps", "O-BELM, 20 steps", "EDICT, 50 steps")
+OF_BUDGETS = (
+    TUNED_AS, "from the best of 8 noises", "BDIA, 20 steps", "O-BELM, 20 steps", "EDICT, 50 steps",
+)  # fmt: skip
 OPTIMIZER = ("optimizer.lr", "optimizer.clip")
+ONE = "optimizer.n_candidates=1"
+CROPS = {"clip_text": (0, 4), "aesthetic": (0, 4), "classifier": (4, 16)}  # other than its own
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
     adam = {f"Adam, lr {x:g}": ["optimizer=adam", f"optimizer.lr={x}", "optimizer.clip=null"]
             for x in (0.02, 0.05, 0.15)}  # fmt: skip
     return {
-        TUNED_AS: [],
+        TUNED_AS: [ONE],
+        **{name: [f"optimizer.n_candidates={n}"] for name, n in CANDIDATES.items()},
         **SAMPLERS,
         "steps 0.3 times as large": moving(0.3),
         "steps 3 times as large": moving(3),
@@ -97,8 +104,12 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
         "norm left free, chi_norm 0.01": [free, "optimizer.chi_norm=0.01"],
         "norm left free, kl_prior 10": [free, "optimizer.kl_prior=10"],
         "pair not tied": ["optimizer.tied=false"],
-        "the whole picture, no crops": [f"guidance.{guidance}.n_crops=0"],
-        "4 crops": [f"guidance.{guidance}.n_crops=4"],
+        **{
+            f"{n} crops" if n else "the whole picture, no crops": [
+                f"guidance.{guidance}.n_crops={n}"
+            ]
+            for n in CROPS[guidance]
+        },
     }
 
 
@@ -112,23 +123,27 @@ def read_part(suite: str) -> tuple[str, str]:
 def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], Job]:
     """Return the bench of each variant and budget."""
     tuned = read_tuned(suite)
+    n_steps = next(int(x.partition("=")[2]) for x in tuned if x.startswith("sampler.n_steps="))
     jobs = {}
     for name, overrides in list_variants(read_part(suite)[0], tuned).items():
         for budget in BUDGETS if name in OF_BUDGETS else (BUDGET,):
             if name.startswith("EDICT") and budget < BUDGET:
                 continue  # not an iteration
+            if CANDIDATES.get(name, 0) * n_steps > SEARCH * budget:
+                continue
             given = [f"suite={suite}", f"suite.parts.{suite}.path=tuning/{suite}.jsonl"]
-            given += ["methods=[none,doodl]", f"budget={budget}", "seeds=[0,1]"]
+            given += [f"suite.parts.{suite}.real=null", "methods=[none,doodl]", f"budget={budget}"]
             if name.startswith("EDICT"):
-                given.append("batch_size=6")  # the graph of a hundred evaluations takes 2.5 GB each
+                given.append("batch_size=12")  # a hundred evaluations' graph takes 2.5 GB each
             folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
-            jobs[name, budget] = Job(folder, [*given, *tuned, *overrides, *words], float(budget))
+            chosen = [*given, *tuned, ONE, *overrides, *words]
+            jobs[name, budget] = Job(folder, chosen, float(budget))
     return jobs
 
 
 def over_prompts(lines: list[dict[str, str]], score: str) -> dict[str, float]:
-    """Return each prompt's mean of a score over its seeds."""
-    return average((line["prompt"], float(line[score])) for line in lines)
+    """Return each prompt's mean of a score over its seeds; a class is a prompt of its own."""
+    return average((line["prompt"] + line["target"], float(line[score])) for line in lines)
 
 
 def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figures]:
@@ -153,7 +168,7 @@ def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figure
         found.append(
             Figures(
                 variant=name,
-                overrides=variants[name] or tuned,
+                overrides=variants[name],
                 budget=budget,
                 calls=mean(ours, "calls"),
                 plain=mean(plain, judge),

@@ -47,12 +47,12 @@ STRENGTH = {"method.strength": range(0, 9, 2)}
 # noises; methods that guide on the way spend it on them.
 GRIDS = {
     "doodl": {
-        MOVED: (-4, -2, 0),
+        MOVED: (-6, -4, -2, 0),
         "optimizer.clip": (0, 1),
-        "sampler.n_steps": (2,),
-        "optimizer.n_candidates": (2,),
+        "sampler.n_steps": (1,),
+        "optimizer.n_candidates": (1, 3),
     },
-    "best_of_n": {"sampler.n_steps": (2, 4)},
+    "best_of_n": {"sampler.n_steps": (1, 4)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,

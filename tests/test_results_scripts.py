@@ -90,7 +90,7 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.entry()["overrides"] == words
     assert found.open_ends() == []
     found = search("complex", "doodl", lambda moved, clip, n, m: n + m)
-    assert found.best == (-4, 0, 5, 2)  # more candidates of 20 steps would take the whole budget
+    assert found.best == (-6, 0, 4, 3)  # more candidates of 20 steps would take the whole budget
 
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):
@@ -127,10 +127,24 @@ def test_variants_change_the_tuned_setting_and_compose():
         for overrides in variants.values():
             plan = make_plan([f"suite={suite}", "methods=[doodl]", *tuned, *overrides])
             assert plan.parts[0].judge == judge
-            configs.add(json.dumps(plan.configs[suite, "doodl"].to_dict(), sort_keys=True))
+            values = plan.configs[suite, "doodl"].to_dict() | {"output_dir": None}  # has the time
+            configs.add(json.dumps(values, sort_keys=True))
         assert len(configs) == len(variants)  # no two are the same
         larger = variants["steps 3 times as large"]
         assert larger == ["optimizer.lr=90", "optimizer.clip=0.001"]
+
+
+def test_candidates_take_no_more_of_a_budget_than_a_search_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_ablations, "read_tuned", lambda _: ["sampler.n_steps=12"])
+    jobs = measure_ablations.make_jobs("complex", tmp_path, [])
+    searched = measure_ablations.CANDIDATES
+    found = {searched[name] for name, budget in jobs if name in searched and budget == 400}
+    assert found == {4, 8, 16}
+    assert {budget for name, budget in jobs if searched.get(name) == 8} == {200, 400, 800, 1600}
+    assert {budget for name, budget in jobs if name.startswith("EDICT")} == {400, 800, 1600}
+    for (name, _), job in jobs.items():
+        n = [word for word in job.words if word.startswith("optimizer.n_candidates=")][-1]
+        assert n.endswith(f"={searched.get(name, 1)}")
 
 
 def test_a_page_is_filled_between_its_marks_alone():

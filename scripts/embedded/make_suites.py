@@ -174,26 +174,27 @@ def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
 
 
 def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
-    """Write what methods are tuned on."""
+    """Write what methods are tuned on: about fifty noises each, a batch."""
     captions = read_set("retrieval_captions.txt")
     names = sorted({row["name"] for row in rows if row["split"] == "train"} - set(VOCABULARY))
     names = [name for name in names if with_article(name) not in captions]
     names = [name for name in names if len(name.split()) <= 2 and name.isascii()]
     rng = Random(SEED_OF_TUNING)
     rng.shuffle(names)
-    write("tuning/complex", make_complex(SEED_OF_TUNING, 0.25), FIRST_TUNING_SEED)
+    write("tuning/complex", make_complex(SEED_OF_TUNING, 0.48), FIRST_TUNING_SEED)
     group = {row["name"]: row["group"] for row in rows}
     classes = [
         {"prompt": GROUP_CAPTIONS[group[name]], "target": name, "check": {"class": name}}
         for name in TUNING_CLASSES
-        for _ in range(2)
+        for _ in range(6)
     ]
     write("tuning/vocabulary", classes, FIRST_TUNING_SEED)
     codes = {row["name"]: row["hexcode"] for row in rows}
     lines = [f"{with_article(name)}\t{codes[name]}" for name in names[:16]]
     folder = SUITES / "tuning/references"
-    write("tuning/references", make_references(folder, rgba, rows, lines, rng), FIRST_TUNING_SEED)
-    aesthetic = [{"prompt": with_article(name)} for name in names[16:40]]
+    references = make_references(folder, rgba, rows, lines, rng)
+    write("tuning/references", [row for row in references for _ in range(3)], FIRST_TUNING_SEED)
+    aesthetic = [{"prompt": with_article(name)} for name in names[16:66]]
     write("tuning/aesthetic", aesthetic, FIRST_TUNING_SEED)
 
 
