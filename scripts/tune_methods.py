@@ -3,7 +3,7 @@
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
 helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
-was tried. Colourfulness alone would choose strengths that leave nothing of a picture: there only
+was tried, and at last those a quarter away. Colourfulness alone would choose strengths that leave nothing of a picture: there only
 settings count that keep the prompt, KEEP of the plain pictures' similarity to it by the held-out
 CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
 `doodl bench` reads.
@@ -32,6 +32,7 @@ SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
 ROUNDS = 6  # of settings beside the best one
+FINE = 0.5  # the last round's step
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * optimizer.clip"
 LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
@@ -60,7 +61,7 @@ GRIDS = {
 }
 COSTS = {"universal": 4.0, "full_chain": 1.5}  # against the others': it decodes more
 
-Setting = tuple[int, ...]  # a place on the axis of each key
+Setting = tuple[float, ...]  # a place on the axis of each key
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Search:
     def values(self, setting: Setting) -> dict[str, float]:
         """Return the value of each key."""
         return {
-            key: LISTED[key][place] if key in LISTED else 10 ** (place / 2)
+            key: LISTED[key][int(place)] if key in LISTED else 10 ** (place / 2)
             for key, place in zip(GRIDS[self.method], setting, strict=True)
         }
 
@@ -138,11 +139,11 @@ class Search:
         folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
         return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
 
-    def propose(self) -> list[Setting]:
-        """Return the settings to try next: the grid, then the neighbours of the best one."""
+    def propose(self, step: float = 1) -> list[Setting]:
+        """Return the settings to try next: the grid, then those a step beside the best one."""
         if not self.found:
             return list(itertools.product(*GRIDS[self.method].values()))
-        beside = neighbours(self.best, list(GRIDS[self.method]))
+        beside = neighbours(self.best, list(GRIDS[self.method]), step)
         return [
             setting for setting in beside if setting not in self.found and self.affordable(setting)
         ]
@@ -175,23 +176,21 @@ def read_means(job: Job, judge: str) -> tuple[float, float]:
     return score, prompt
 
 
-def neighbours(setting: Setting, keys: list[str]) -> list[Setting]:
+def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
     """Return the settings that differ by a step in one key."""
     return [
-        (*setting[:k], place + step, *setting[k + 1 :])
+        (*setting[:k], place + move, *setting[k + 1 :])
         for k, place in enumerate(setting)
-        for step in (-1, 1)
-        if keys[k] not in LISTED or 0 <= place + step < len(LISTED[keys[k]])
+        for move in (-step, step)
+        if keys[k] not in LISTED or (place + move) in range(len(LISTED[keys[k]]))
     ]
 
 
 def search(searches: list[Search], n_together: int) -> None:
     """Measure the grids, and then what is beside the best settings, of all searches together."""
     run_jobs({one.suite: one.plain for one in searches}.values(), n_together)
-    for _ in range(1 + ROUNDS):
-        found = [(one, setting) for one in searches for setting in one.propose()]
-        if not found:
-            return
+    for step in (*[1] * (1 + ROUNDS), FINE):
+        found = [(one, setting) for one in searches for setting in one.propose(step)]
         run_jobs([one.job(setting) for one, setting in found], n_together)
         for one, setting in found:
             one.found[setting] = read_means(one.job(setting), one.judge)

@@ -83,6 +83,8 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.best == (11,)
     assert found.open_ends() == []
     assert found.entry()["overrides"] == ["method.strength=3.2e+05"]
+    found = search("complex", "one_step", lambda s: -abs(s - 3.4))
+    assert found.entry()["overrides"] == ["method.strength=56"]  # 10 ** 1.75
     found = search("complex", "doodl", lambda moved, clip, n, m: n - clip - abs(moved + 5) - m)
     assert found.best == (-5, 0, 5, 0)
     words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.n_candidates=1"]
@@ -95,7 +97,7 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):
     found = search("complex", "one_step", lambda s: s)
-    assert found.best == (8 + tune_methods.ROUNDS,)
+    assert found.best == (8 + tune_methods.ROUNDS + tune_methods.FINE,)
     assert found.open_ends() == ["method.strength"]
 
 
