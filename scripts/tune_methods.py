@@ -3,10 +3,10 @@
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
 helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
-was tried, and at last those a quarter away. Colourfulness alone would choose strengths that leave nothing of a picture: there only
-settings count that keep the prompt, KEEP of the plain pictures' similarity to it by the held-out
-CLIP. With the whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which
-`doodl bench` reads.
+was tried, and at last those a quarter away. Colourfulness alone would choose strengths that leave
+nothing of a picture: there only settings count that keep the prompt, KEEP of the plain pictures'
+similarity to it by the held-out CLIP. With the whole sweep the best is written to
+doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 24 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
