@@ -5,10 +5,12 @@ import sys
 
 import pytest
 
-from tests.runs import ROOT
+from doodl_cli.cli import main
+from tests.runs import ROOT, needs_weights
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import bench_on_gpus
 import job_pool
 import measure_ablations
 import tune_methods
@@ -53,6 +55,23 @@ def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_pa
     with pytest.raises(SystemExit, match="a: no such thing"):
         job_pool.run_jobs(jobs, 1)
     assert [job.done for job in jobs] == [False, True]
+
+
+@needs_weights
+def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, capsys):
+    def run_here(jobs, n_together):
+        for job in jobs:
+            assert main(["bench", *job.words, f"output_dir={job.folder}"]) == 0
+
+    monkeypatch.setattr(bench_on_gpus, "run_jobs", run_here)
+    words = ["suite=smoke", "~suite.parts.references", "~suite.parts.aesthetic"]
+    words += ["suite.n_prompts=1", "methods=[none,best_of_n]", "budget=6", "device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["bench_on_gpus.py", *words, f"output_dir={tmp_path}/pieces"])
+    bench_on_gpus.main()
+    assert "vocabulary/best_of_n/0: " in capsys.readouterr().out
+    assert main(["bench", *words, f"output_dir={tmp_path}/whole"]) == 0
+    for name in ("results.csv", "table.md", "comparisons.csv"):
+        assert (tmp_path / "pieces" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
 @pytest.fixture

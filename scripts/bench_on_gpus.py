@@ -1,0 +1,81 @@
+"""Make one bench with several GPUs: its parts and methods in processes of their own.
+
+Shards divide the prompts, and with them what a GPU computes at a time; here a method keeps its
+batches. The runs are put together to the bench's folder, whose tables are then made as ever.
+
+    python scripts/bench_on_gpus.py suite=embedded output_dir=build/bench [--jobs 4]
+
+Cut short, the same command goes on. Prints the seconds of each run, and of all, which is what one
+GPU would take with one job a GPU.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from job_pool import Job, run_jobs
+
+from doodl_cli.commands.bench import Plan, begin, make_plan
+from doodl_cli.commands.bench import main as bench
+
+COSTS = {"universal": 8.0, "full_chain": 2.0, "one_step": 2.0, "doodl": 1.5}  # a prompt, roughly
+
+
+def make_jobs(plan: Plan, words: list[str], folder: Path) -> dict[str, Job]:
+    """Return a bench of each part and method of a plan, by the place of its runs."""
+    given = [word for word in words if word.partition("=")[0] not in ("output_dir", "methods")]
+    jobs = {}
+    for part in plan.parts:
+        others = [f"~suite.parts.{other.name}" for other in plan.parts if other is not part]
+        for method in part.methods:
+            own = [*given, *others, f"methods=[{method}]"]
+            cost = COSTS.get(method, 1.0) * len(part.rows)
+            jobs[f"{part.name}/{method}"] = Job(folder / part.name / method, own, cost)
+    return jobs
+
+
+def put_together(jobs: dict[str, Job], path: Path) -> None:
+    """Copy the runs of all benches to one bench's folder, those that are not there yet."""
+    for place, job in jobs.items():
+        for run in (job.folder / "runs" / place).iterdir():
+            to = path / "runs" / place / run.name
+            if not to.exists():
+                copy = to.with_name(f".{to.name}")  # so that half a copy has another name
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(run, copy)
+                copy.rename(to)
+
+
+def read_seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of every run of a bench, by its place."""
+    found = {}
+    for file in sorted((path / "runs").glob("*/*/*/metadata.json")):
+        place = file.parent.relative_to(path / "runs")
+        found[str(place)] = json.loads(file.read_text())["cost"]["seconds"]
+    return found
+
+
+def main() -> None:
+    """Make the runs, and then the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="+", help="of `doodl bench`, output_dir among them")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    args = parser.parse_args()
+    if not any(word.startswith("output_dir=") for word in args.words):
+        parser.error("output_dir: missing; must be the bench's folder")
+    plan = make_plan(args.words)
+    path = Path(plan.bench.output_dir).absolute()
+    jobs = make_jobs(plan, args.words, path.with_name(f"{path.name}-apart"))
+    run_jobs(jobs.values(), args.jobs)
+    begin(plan)
+    put_together(jobs, path)
+    bench([f"resume={path}"])
+    seconds = read_seconds(path)
+    for place, spent in seconds.items():
+        print(f"{place}: {spent:.0f} s")
+    print(f"all: {sum(seconds.values()):.0f} s")
+
+
+if __name__ == "__main__":
+    main()
