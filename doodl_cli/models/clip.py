@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from doodl_cli.errors import UserError
 from doodl_cli.models.capture import Captures
-from doodl_cli.models.decoder import recompute
 from doodl_cli.models.fetch import explain, hash_weights, quiet
 from doodl_cli.models.half import in_half
+from doodl_cli.models.recompute import recompute
 
 LARGE_NETWORK = 50_000_000  # parameters, from which a GPU computes in half precision
 

@@ -2,8 +2,7 @@
 
 At 512 px the graph of Stable Diffusion's decoder holds more than all of its UNet's weights. Here
 one sample is decoded at a time, and of each only the inputs of the decoder's residual blocks are
-kept (Chen et al. 2016, arXiv 1604.06174), or one for all in the memory of a CUDA graph. The
-pictures are `vae.decode`'s, bit for bit.
+kept, or one for all in the memory of a CUDA graph. The pictures are `vae.decode`'s, bit for bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from doodl_cli.models.capture import Captures
-
-recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+from doodl_cli.models.recompute import recompute
 
 
 def decode_sparingly(vae: Any, z: Tensor, captures: Captures | None = None) -> Tensor:

@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doodl_cli.models.norm_kernels import load
+
 N_ROWS, N_COLUMNS = 8, 256  # of a tile
 
 
@@ -61,12 +63,6 @@ def place(n, d, R: tl.constexpr, C: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)[:, None]
     column = tl.program_id(1) * C + tl.arange(0, C)[None, :]
     return row * d + column, row * 2 * d + column, (row < n) & (column < d)
-
-
-@triton.jit
-def load(numbers, at, exists):
-    """Return numbers in float32, 0 where none exist."""
-    return tl.load(numbers + at, mask=exists, other=0.0).to(tl.float32)
 
 
 @triton.jit

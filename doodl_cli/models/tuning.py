@@ -9,9 +9,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from doodl_cli.models.decoder import recompute
 from doodl_cli.models.fused import can_fuse, fuse_layers
 from doodl_cli.models.latent_model import HALVES, LatentModel
+from doodl_cli.models.recompute import recompute
 
 MOST_SHAPES = 128  # at which one kind of block may be compiled
 MOST_POSITIONS = 4096  # whose attention's probabilities are kept: 512 px

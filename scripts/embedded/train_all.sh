@@ -1,6 +1,7 @@
 #!/bin/bash
-# Train the embedded model on one GPU, in three commands of ten minutes each:
-#     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT
+# Train the embedded model on one GPU, in three commands of ten minutes each, and then, with what they
+# have made, the classifier of noisy latents:
+#     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT; ... 4 OUT
 # Checkpoints stay in /tmp/ckpt between the commands; results are copied to OUT as tar files.
 stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt end=$(($(date +%s) + ${3:-545}))
 export TORCHINDUCTOR_CACHE_DIR=/tmp/inductor PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
@@ -55,6 +56,12 @@ case $stage in
     python3 $here/evaluate.py >$keep/logs/evaluate.txt 2>&1
     tail -5 $keep/logs/aesthetic.txt $keep/logs/evaluate.txt
     tar -C doodl_cli/assets/emoji -cf "$out/evaluation.tar" aesthetic evaluation.json samples.webp
+    ;;
+4)
+    python3 $here/train_noise_aware.py --out $keep/noise_aware --seconds 180 \
+        >$keep/logs/noise_aware.txt 2>&1
+    cp -r $keep/noise_aware doodl_cli/assets/emoji/
+    pack noise_aware noise_aware
     ;;
 esac
 tar -C $keep -cf "$out/logs.tar" logs
