@@ -125,7 +125,6 @@ class Optimizer:
     warmup: int = key("iterations over which lr rises", least=0, most=10_000)
     chi_norm: float = key("weight of ReNO's term on the norm of x_T (0.01 there)", least=0)
     kl_prior: float = key("weight of the divergence of x_T from the prior", least=0)
-    autocorrelation: float = key("weight of the correlation of neighbours in x_T", least=0)
     stop_on: str | None = key("held-out score whose decline stops a sample; null: none")
     patience: int = key("iterations that it may stay below its highest", least=1, most=10_000)
 

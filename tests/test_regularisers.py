@@ -1,19 +1,12 @@
 """Terms on x_T against their closed forms, and how they enter a step; stopping early."""
 
-import itertools
 import math
 
 import pytest
 import torch
 
 from doodl_cli.optimize import Settings, initial_noise, optimize
-from doodl_cli.optimize.regularisers import (
-    REGULARISERS,
-    autocorrelation,
-    chi_norm,
-    kl_prior,
-    regularise,
-)
+from doodl_cli.optimize.regularisers import REGULARISERS, chi_norm, kl_prior, regularise
 from tests.problems import brightness, make_problem
 
 SHAPE = (1, 4, 4)
@@ -64,38 +57,6 @@ def test_the_divergence_from_the_prior_is_that_of_the_fitted_gaussian():
     mean, variance = flat.mean(2, keepdim=True), flat.var(2, correction=0, keepdim=True)
     closed = (mean + (flat - mean) * (1 - 1 / variance)) / flat.shape[2]
     torch.testing.assert_close(gradient.flatten(2), closed)  # 2 (weight) / 2 (mean over the pair)
-
-
-def test_autocorrelation_is_a_plain_writing_of_it():
-    """Two scales of 18 x 16: of 9 x 8 there is no half."""
-    x = latents(2, 3, 4, 18, 16)
-    half = (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 2
-    expected = torch.zeros(2, 3, dtype=torch.float64)
-    for scale in (x, half):
-        height, width = scale.shape[-2:]
-        for i, j in itertools.product(range(2), range(3)):
-            for channel in scale[i, j]:
-                down = sum(channel[k] @ channel[k - 1] for k in range(height)) / (height * width)
-                right = sum(channel[:, k] @ channel[:, k - 1] for k in range(width))
-                expected[i, j] += (down**2 + (right / (height * width)) ** 2) / 4
-    torch.testing.assert_close(autocorrelation(x), expected)
-    torch.testing.assert_close(autocorrelation(x[0, 0]), expected[0, 0])
-
-
-def test_noise_is_not_correlated_and_its_blur_is():
-    noise = latents(8, 4, 32, 32, scale=1.0, shift=0.0)
-    blurred = (noise + noise.roll(1, -1)) / math.sqrt(2)
-    assert autocorrelation(noise).max() < 0.1
-    assert autocorrelation(blurred).min() > 0.2
-
-
-def test_autocorrelation_falls_where_it_is_all_that_counts():
-    x_T = 1 + 0.3 * initial_noise([0], SHAPE)
-    changes = {"n_iters": 40, "lr": 0.01, "momentum": 0.0}
-    settings = Settings(**vars(OFF) | changes | {"regularisers": {"autocorrelation": 100.0}})
-    first, *_, last = (r.regularisers["autocorrelation"][0] for r in
-                       optimize(make_problem([0]), settings, (x_T, x_T)))  # fmt: skip
-    assert last < 0.1 * first
 
 
 @pytest.mark.parametrize("name", REGULARISERS)

@@ -7,10 +7,7 @@ latents (..., c, h, w), one value each, in the state's own precision: half preci
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-SMALLEST = 8  # of the scales of autocorrelation
 
 
 def chi_norm(x_T: Tensor) -> Tensor:
@@ -35,32 +32,7 @@ def kl_prior(x_T: Tensor) -> Tensor:
     return (mean.square() + variance - 1 - variance.log()) / 2
 
 
-def autocorrelation(x_T: Tensor) -> Tensor:
-    """Return the squared correlations of neighbours, at every scale from 8 x 8 up.
-
-    Noise of the prior has none: a picture that is drawn into x_T itself, rather than left to the
-    chain, shows here. A scale halves the one before by means of 2 x 2, scaled to variance 1;
-    correlations are means over its positions, around the edges, and their squares are summed over
-    scales and both directions and averaged over channels.
-    Source: pix2pix-zero (Parmar et al. 2023, arXiv 2302.03027, eq. 2), at a distance of 1; of one
-    channel that of StyleGAN2's projector (Karras et al. 2020, arXiv 1912.04958, appendix D).
-    """
-    total = torch.zeros(x_T.shape[:-3], dtype=x_T.dtype, device=x_T.device)
-    flat = x_T.flatten(0, -4) if x_T.ndim > 4 else x_T
-    while True:
-        for dim in (-2, -1):
-            correlation = (flat * flat.roll(1, dim)).mean((-2, -1))
-            total = total + correlation.square().mean(-1).view(total.shape)
-        if min(flat.shape[-2:]) < 2 * SMALLEST:
-            return total
-        flat = 2 * F.avg_pool2d(flat, 2)
-
-
-REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "chi_norm": chi_norm,
-    "kl_prior": kl_prior,
-    "autocorrelation": autocorrelation,
-}
+REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {"chi_norm": chi_norm, "kl_prior": kl_prior}
 
 
 def regularise(pair: Tensor, weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
