@@ -14,12 +14,10 @@ import json
 import shutil
 from pathlib import Path
 
-from job_pool import Job, run_jobs
+from job_pool import COSTS, Job, run_jobs
 
 from doodl_cli.commands.bench import Plan, begin, make_plan
 from doodl_cli.commands.bench import main as bench
-
-COSTS = {"universal": 8.0, "full_chain": 2.0, "one_step": 2.0, "doodl": 1.5}  # a prompt, roughly
 
 
 def make_jobs(plan: Plan, words: list[str], folder: Path) -> dict[str, Job]:

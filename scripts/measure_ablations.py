@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
 from job_pool import Job, run_jobs
-from tune_methods import SEARCH
+from tune_methods import SEARCH, read_suite, tuning_words
 
 from doodl_cli.bench.statistics import compare
 from doodl_cli.bench.suite import TUNED, packaged
@@ -39,7 +38,9 @@ SAMPLERS = {
 OF_BUDGETS = (
     TUNED_AS, "from the best of 8 noises", "BDIA, 20 steps", "O-BELM, 20 steps", "EDICT, 50 steps",
 )  # fmt: skip
-OPTIMIZER = ("optimizer.lr", "optimizer.clip")
+DEFAULTS = {  # configs/optimizer/doodl, model/emoji, sampler/bdia
+    "optimizer.lr": 1.0, "optimizer.clip": 1e-2, "sampler.n_steps": 12.0,
+}  # fmt: skip
 ONE = "optimizer.n_candidates=1"
 CROPS = {"clip_text": (0, 4), "aesthetic": (0, 4), "classifier": (4, 16)}  # other than its own
 
@@ -73,11 +74,20 @@ def read_tuned(suite: str) -> list[str]:
     return tuned.get(suite, {}).get("doodl", {}).get("overrides", [])
 
 
+def read_numbers(tuned: list[str]) -> dict[str, float]:
+    """Return the values of overrides by key, where there is none the default."""
+    words = (word.partition("=") for word in tuned)
+    return DEFAULTS | {name: float(value) for name, _, value in words}
+
+
+def name_crops(n: int) -> str:
+    return f"{n} crops" if n else "the whole picture, no crops"
+
+
 def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
     """Return what each variant changes, by name."""
-    values = {"optimizer.lr": 1.0, "optimizer.clip": 1e-2}  # configs/optimizer, configs/model/emoji
-    values |= {name: float(value) for name, _, value in (word.partition("=") for word in tuned)}
-    lr, clip = (values[name] for name in OPTIMIZER)
+    values = read_numbers(tuned)
+    lr, clip = values["optimizer.lr"], values["optimizer.clip"]
 
     def moving(lr_factor: float, clip_factor: float = 1.0) -> list[str]:
         return [f"optimizer.lr={lr * lr_factor:.3g}", f"optimizer.clip={clip * clip_factor:.3g}"]
@@ -104,26 +114,20 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
         "norm left free, chi_norm 0.01": [free, "optimizer.chi_norm=0.01"],
         "norm left free, kl_prior 10": [free, "optimizer.kl_prior=10"],
         "pair not tied": ["optimizer.tied=false"],
-        **{
-            f"{n} crops" if n else "the whole picture, no crops": [
-                f"guidance.{guidance}.n_crops={n}"
-            ]
-            for n in CROPS[guidance]
-        },
+        **{name_crops(n): [f"guidance.{guidance}.n_crops={n}"] for n in CROPS[guidance]},
     }
 
 
 def read_part(suite: str) -> tuple[str, str]:
     """Return a suite's guidance and the score that decides there."""
-    path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"
-    part = yaml.safe_load(path.read_text())["parts"][suite]
+    part = read_suite(suite)["parts"][suite]
     return part["run"][0].partition("=")[2], part["judge"]
 
 
 def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], Job]:
     """Return the bench of each variant and budget."""
     tuned = read_tuned(suite)
-    n_steps = next(int(x.partition("=")[2]) for x in tuned if x.startswith("sampler.n_steps="))
+    n_steps = read_numbers(tuned)["sampler.n_steps"]
     jobs = {}
     for name, overrides in list_variants(read_part(suite)[0], tuned).items():
         for budget in BUDGETS if name in OF_BUDGETS else (BUDGET,):
@@ -131,8 +135,7 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
                 continue  # not an iteration
             if CANDIDATES.get(name, 0) * n_steps > SEARCH * budget:
                 continue
-            given = [f"suite={suite}", f"suite.parts.{suite}.path=tuning/{suite}.jsonl"]
-            given += [f"suite.parts.{suite}.real=null", "methods=[none,doodl]", f"budget={budget}"]
+            given = [*tuning_words(suite), "methods=[none,doodl]", f"budget={budget}"]
             if name.startswith("EDICT"):
                 given.append("batch_size=12")  # a hundred evaluations' graph takes 2.5 GB each
             folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"

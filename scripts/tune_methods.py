@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from job_pool import Job, run_jobs
+from job_pool import COSTS, Job, run_jobs
 
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
@@ -59,9 +59,20 @@ GRIDS = {
     "universal": STRENGTH,
     "noise_aware": {"method.strength": range(-2, 5, 2)},
 }
-COSTS = {"universal": 4.0, "full_chain": 1.5}  # against the others': it decodes more
 
 Setting = tuple[float, ...]  # a place on the axis of each key
+
+
+def read_suite(suite: str) -> dict:
+    """Return the settings of a suite."""
+    path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"
+    return yaml.safe_load(path.read_text())
+
+
+def tuning_words(suite: str) -> list[str]:
+    """Return the words of a bench of a suite on the prompts that methods are tuned on."""
+    part = f"suite.parts.{suite}"
+    return [f"suite={suite}", f"{part}.path=tuning/{suite}.jsonl", f"{part}.real=null"]
 
 
 @dataclass
@@ -75,15 +86,9 @@ class Search:
     found: dict[Setting, tuple[float, float]] = field(default_factory=dict)
 
     @property
-    def settings(self) -> dict:
-        """The suite's own."""
-        path = Path(__file__).parents[1] / f"configs/suite/{self.suite}.yaml"
-        return yaml.safe_load(path.read_text())
-
-    @property
     def judge(self) -> str:
         """The deciding score."""
-        return self.settings["parts"][self.suite]["judge"]
+        return read_suite(self.suite)["parts"][self.suite]["judge"]
 
     @property
     def least(self) -> float:
@@ -114,7 +119,7 @@ class Search:
         """Whether the candidates leave enough of the budget to optimise one."""
         values = self.values(setting)
         n_calls = values.get("optimizer.n_candidates", 0) * values.get("sampler.n_steps", 0)
-        return n_calls <= SEARCH * self.settings["budget"]
+        return n_calls <= SEARCH * read_suite(self.suite)["budget"]
 
     def overrides(self, setting: Setting) -> list[str]:
         """Return the overrides of `doodl run` that make a setting."""
@@ -134,8 +139,7 @@ class Search:
 
     def make_job(self, method: str, overrides: list[str]) -> Job:
         """Return a bench on the prompts to tune on."""
-        words = [f"suite={self.suite}", f"suite.parts.{self.suite}.path=tuning/{self.suite}.jsonl"]
-        words += [f"suite.parts.{self.suite}.real=null", f"methods=[{method}]"]
+        words = [*tuning_words(self.suite), f"methods=[{method}]"]
         folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
         return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
 

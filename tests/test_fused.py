@@ -291,12 +291,11 @@ def test_a_fused_block_computes_the_same(options):
 def count_softmaxes(function, monkeypatch):
     """Return a function's result and how often it called the softmax of a tensor."""
     counted, softmax = [], torch.Tensor.softmax
-    monkeypatch.setattr(
-        torch.Tensor, "softmax", lambda x, dim: counted.append(dim) or softmax(x, dim)
-    )
-    result = function()
-    monkeypatch.undo()
-    return result, len(counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch.Tensor, "softmax", lambda x, dim: counted.append(dim) or softmax(x, dim)
+        )
+        return function(), len(counted)
 
 
 def test_plain_attention_of_a_decoder_computes_the_same(monkeypatch):

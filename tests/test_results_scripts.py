@@ -155,6 +155,15 @@ def test_variants_change_the_tuned_setting_and_compose():
         assert larger == ["optimizer.lr=90", "optimizer.clip=0.001"]
 
 
+def test_what_is_not_tuned_has_the_defaults(monkeypatch):
+    from doodl_cli.commands.bench import make_plan
+
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda _: {})
+    config = make_plan(["suite=complex", "methods=[doodl]"]).configs["complex", "doodl"]
+    default = [config.optimizer.lr, config.optimizer.clip, config.sampler.n_steps]
+    assert default == list(measure_ablations.read_numbers([]).values())
+
+
 def test_candidates_take_no_more_of_a_budget_than_a_search_may(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_ablations, "read_tuned", lambda _: ["sampler.n_steps=12"])
     jobs = measure_ablations.make_jobs("complex", tmp_path, [])
