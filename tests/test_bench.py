@@ -321,7 +321,7 @@ def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are(
 
     settings = json.loads((find_folder("emoji", None) / "classifier_b/config.json").read_text())
     labels = set(settings["id2label"].values())
-    sizes = {"complex": 100, "vocabulary": 96, "references": 50, "aesthetic": 100}
+    sizes = {"complex": 300, "vocabulary": 96, "references": 50, "aesthetic": 100}
     for name, n in sizes.items():
         rows = read_suite(packaged() / f"{name}.jsonl", None)
         tuning = read_suite(packaged() / f"tuning/{name}.jsonl", None)
@@ -332,7 +332,8 @@ def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are(
             for kind, value in row.check.items():
                 if kind != "background":
                     assert set(value if isinstance(value, list) else [value]) <= labels
-    assert len({row.unit for row in read_suite(packaged() / "vocabulary.jsonl", None)}) == 12
+    for name, n in {"complex": 100, "vocabulary": 12}.items():
+        assert len({row.unit for row in read_suite(packaged() / f"{name}.jsonl", None)}) == n
     assert [row.target for row in read_suite(packaged() / "vocabulary.jsonl", 2)] == [
         "penguin",
         "snail",

@@ -1,6 +1,7 @@
 """Write the embedded model's suites of `doodl bench`, doodl_cli/assets/suites, with fixed seeds.
 
-    complex     100 prompts with backgrounds, relations, counts and styles: DrawBench in small
+    complex     100 prompts with backgrounds, relations, counts and styles, 3 seeds each: DrawBench
+                in small
     vocabulary  12 concepts that the text encoder has no word for, 8 seeds each, and real drawings
                 of them, for the Frechet distance
     references  50 drawings over a colour, each with its concept's caption
@@ -30,7 +31,7 @@ from doodl_cli.bench.checks import BACKGROUNDS
 
 SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
 SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
-N_SEEDS = 8
+N_SEEDS = {"vocabulary": 8, "complex": 3, "tuning/complex": 2}
 FIRST_TUNING_SEED = 10_000
 COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
 TUNING_CLASSES = (
@@ -117,7 +118,7 @@ def make_vocabulary() -> list[dict]:
     return [
         {"prompt": prompt, "seed": seed, "target": name, "check": {"class": name}}
         for name, (prompt, _) in VOCABULARY.items()
-        for seed in range(N_SEEDS)
+        for seed in range(N_SEEDS["vocabulary"])
     ]
 
 
@@ -174,14 +175,15 @@ def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
 
 
 def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
-    """Write what methods are tuned on: about fifty noises each, a batch."""
+    """Write what methods are tuned on: fifty or a hundred noises each, a batch."""
     captions = read_set("retrieval_captions.txt")
     names = sorted({row["name"] for row in rows if row["split"] == "train"} - set(VOCABULARY))
     names = [name for name in names if with_article(name) not in captions]
     names = [name for name in names if len(name.split()) <= 2 and name.isascii()]
     rng = Random(SEED_OF_TUNING)
     rng.shuffle(names)
-    write("tuning/complex", make_complex(SEED_OF_TUNING, 0.48), FIRST_TUNING_SEED)
+    tuning = N_SEEDS["tuning/complex"] * make_complex(SEED_OF_TUNING, 0.48)
+    write("tuning/complex", tuning, FIRST_TUNING_SEED)
     group = {row["name"]: row["group"] for row in rows}
     classes = [
         {"prompt": GROUP_CAPTIONS[group[name]], "target": name, "check": {"class": name}}
@@ -204,7 +206,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
     rgba, rows = load(parser.parse_args().data)
     shutil.rmtree(SUITES, ignore_errors=True)
-    write("complex", make_complex(SEED))
+    write("complex", N_SEEDS["complex"] * make_complex(SEED))
     write("vocabulary", make_vocabulary())
     draw_real(SUITES / "vocabulary", rgba, rows, Random(SEED_OF_DRAWINGS))
     lines = read_set("retrieval_concepts.txt")[:50]

@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     args = parser.parse_args()
     entries = [json.loads(line) for line in (SUITES / "complex.jsonl").open()]
+    entries = list({entry["prompt"]: entry for entry in entries}.values())
     if args.n_prompts:
         kinds = dict.fromkeys(entry["kind"] for entry in entries)
         entries = [

@@ -300,6 +300,10 @@ class Clock:
         left = max(1.0, self.start + self.seconds - self.begin_at)
         return min(1.0, (now - self.begin_at) / left)
 
+    def elapsed(self) -> float:
+        """Return the seconds since the program's start."""
+        return time.time() - self.start
+
     def log_due(self, every: float = 10.0) -> bool:
         """Tell whether `every` seconds have passed since the last log."""
         if time.time() - self.logged < every:

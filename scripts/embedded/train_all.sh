@@ -1,9 +1,9 @@
 #!/bin/bash
 # Train the embedded model on one GPU, in three commands of ten minutes each, and then, with what they
-# have made, the classifier of noisy latents:
-#     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT; ... 4 OUT
+# have made, the CLIPs once more, on pictures of its own, and the classifier of noisy latents:
+#     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT; ... 4 OUT; ... 5 OUT
 # Checkpoints stay in /tmp/ckpt between the commands; results are copied to OUT as tar files.
-stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt end=$(($(date +%s) + ${3:-545}))
+stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt seconds=${3:-545} end=$(($(date +%s) + ${3:-545}))
 export TORCHINDUCTOR_CACHE_DIR=/tmp/inductor PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
 export PYTHONPATH=$here/../..:$PYTHONPATH
 mkdir -p $keep/logs
@@ -52,12 +52,26 @@ case $stage in
     diffusion 0.6 1 4 --resume
     pack_pipeline
     cp -r $keep/. doodl_cli/assets/emoji/
+    ;;
+4)
+    for x in A B C; do # on the GPUs in turn
+        y=$(echo $x | tr ABC abc) gpus=$(nvidia-smi -L | wc -l) n=$((n + 1))
+        hard="--adversarial 0.7 --warp 3 --restyled 0.2"
+        [ $x = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15"
+        [ -d $keep/clip_$y ] || cp -r doodl_cli/assets/emoji/clip_$y $keep/
+        CUDA_VISIBLE_DEVICES=$((n % gpus)) python3 $here/train_clip.py --pair $x --resume \
+            --out $keep/clip_$y --seconds $((seconds * 3 / 5)) --rate 1e-3 --generated 40000 \
+            --several 0.2 --smeared 0.4 --noise 0.2 $hard >$keep/logs/clip_${y}_again.txt 2>&1 &
+    done
+    wait
+    pack scorers_again clip_a clip_b clip_c
+    cp -r $keep/clip_? doodl_cli/assets/emoji/
     python3 $here/fit_aesthetic.py >$keep/logs/aesthetic.txt 2>&1
     python3 $here/evaluate.py >$keep/logs/evaluate.txt 2>&1
     tail -5 $keep/logs/aesthetic.txt $keep/logs/evaluate.txt
     tar -C doodl_cli/assets/emoji -cf "$out/evaluation.tar" aesthetic evaluation.json samples.webp
     ;;
-4)
+5)
     python3 $here/train_noise_aware.py --out $keep/noise_aware --seconds 180 \
         >$keep/logs/noise_aware.txt 2>&1
     cp -r $keep/noise_aware doodl_cli/assets/emoji/

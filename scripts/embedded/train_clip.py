@@ -17,6 +17,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from generated import draw_generated, join
 from hardening import attack, load_vae, restyle, smear, warp
 from pictures import (
     ASSETS,
@@ -44,6 +45,8 @@ from pictures import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from doodl_cli.models.latent_model import load_model
+
 VISION = {
     "A": {"image_size": 64, "layers": 5, "width": 160, "head_width": 32, "patch_size": 8},
     "B": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
@@ -53,6 +56,7 @@ HALVES = {"A": "A", "B": "B", "C": "A"}  # of the drawings
 TEXT = {"width": 128, "heads": 4, "layers": 3}
 EMBEDDING = 192
 HALF = 0.5
+GENERATED = 0.5  # share of the model's own pictures, where there are any
 
 
 def build_clip(pair: str, vocab_size: int) -> tuple[torch.nn.Module, dict]:
@@ -127,6 +131,8 @@ def main() -> None:
     parser.add_argument("--adversarial", type=float, default=0.0, help="longest step of an attack")
     parser.add_argument("--warp", type=float, default=0.0, help="most bending, in pixels")
     parser.add_argument("--restyled", type=float, default=0.0, help="share of each restyling")
+    parser.add_argument("--several", type=float, default=0.08, help="share of composed pictures")
+    parser.add_argument("--generated", type=int, default=0, help="pictures of the model's own")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
@@ -140,20 +146,26 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     drawings, rows, means = load_drawings(args.data, device)
     train = indices_where(rows, split="train", half=HALVES[args.pair])
-    examples = draw_examples(
-        rows, means, train, 200 if args.smoke else 300_000, 5, several=0.08, name_vocabulary=True
-    )
+    pictured = rows  # of what an example's places name
+    n_drawn = 200 if args.smoke else 300_000
+    examples = draw_examples(rows, means, train, n_drawn, 5, args.several, name_vocabulary=True)
+    if args.generated:
+        base = load_model("emoji", None, torch.device(device), "float32")
+        painted, sources, more = draw_generated(base, rows, means, train, args.generated, 6)
+        examples = join(examples, more, first_items=(0, len(rows)))
+        drawings, pictured = torch.cat([drawings, painted]), [*rows, *sources]
+        print(f"{args.generated} pictures painted after {clock.elapsed():.0f} s", flush=True)
     compose = Composer(drawings, examples)
     ids = tokenise(tokenizer, examples.captions).to(device)
     first = examples.items[:, 0]
     several = examples.items[:, 1] >= 0
-    codes = {code: k for k, code in enumerate(sorted({row["hexcode"] for row in rows}))}
-    groups = {group: k for k, group in enumerate(sorted({row["group"] for row in rows}))}
-    concept = np.array([codes[row["hexcode"]] for row in rows])[first]
+    codes = {code: k for k, code in enumerate(sorted({row["hexcode"] for row in pictured}))}
+    groups = {group: k for k, group in enumerate(sorted({row["group"] for row in pictured}))}
+    concept = np.array([codes[row["hexcode"]] for row in pictured])[first]
     # A composed picture shares its caption only with itself.
     concept = np.where(several, len(codes) + np.arange(len(first)), concept)
     concept = torch.from_numpy(concept).to(device)
-    group = torch.from_numpy(np.array([groups[row["group"]] for row in rows])[first]).to(device)
+    group = torch.from_numpy(np.array([groups[row["group"]] for row in pictured])[first]).to(device)
     neutral = torch.from_numpy(examples.neutral).to(device)
     single = torch.from_numpy(~several).to(device)
 
@@ -183,7 +195,10 @@ def main() -> None:
     encode = torch.compile(encode_both) if compiled else encode_both
     while (share := clock.share()) < 1:
         set_rate(optimiser, args.rate * schedule(share, 0.06))
-        at = torch.randint(len(first), (args.batch,), device=device)
+        at = torch.randint(n_drawn, (args.batch,), device=device)
+        if args.generated:
+            own = torch.randint(n_drawn, len(first), (args.batch,), device=device)
+            at = torch.where(torch.rand(args.batch, device=device) < GENERATED, own, at)
         with torch.no_grad():
             picture = compose(at, augmented=0.8, **placed)
             picture = restyle(warp(picture, args.warp), args.restyled)
