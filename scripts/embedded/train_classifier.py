@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hardening import attack, load_vae, smear
+from hardening import attack, load_vae, restyle, smear, warp
 from pictures import (
     ASSETS,
     Clock,
@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=ASSETS / "vae")
     parser.add_argument("--smeared", type=float, default=0.0, help="share of smeared pictures")
     parser.add_argument("--adversarial", type=float, default=0.0, help="longest step of an attack")
+    parser.add_argument("--warp", type=float, default=0.0, help="most bending, in pixels")
+    parser.add_argument("--restyled", type=float, default=0.0, help="share of each restyling")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     out = args.out or ASSETS / f"classifier_{args.half.lower()}"
@@ -113,6 +115,7 @@ def main() -> None:
             at = torch.randint(n, (2, half), device=device)
             options = {"augmented": 0.9, "scale": (0.6, 1.05), "shift": 8, "degrees": 15}
             picture = torch.cat([c(a, **options) for c, a in zip(composers, at, strict=True)])
+            picture = restyle(warp(picture, args.warp), args.restyled)
             picture = smear(vae, picture, args.smeared)
             picture = soften(jitter_colours(picture, 0.35), noise=0.2, blur=0.7)
             mirrored = torch.rand(len(picture), 1, 1, 1, device=device) < 0.5
