@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -63,6 +64,7 @@ GRIDS = {
 Setting = tuple[float, ...]  # a place on the axis of each key
 
 
+@cache
 def read_suite(suite: str) -> dict:
     """Return the settings of a suite."""
     path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"

@@ -21,6 +21,7 @@ from torch import Tensor
 from doodl_cli.guidance.clip import text_similarity
 from doodl_cli.models.clip import load_clip
 from doodl_cli.models.latent_model import load_model
+from doodl_cli.optimize.assess import from_8_bit
 
 OWN = {"A": ASSETS / "clip_a", "B": ASSETS / "clip_b", "C": ASSETS / "clip_c"}
 
@@ -49,10 +50,10 @@ def main() -> None:
     given = dict(word.split("=", 1) for word in args.clips)
     folders = OWN | {name: Path(folder) for name, folder in given.items()}
     lines = (SUITES / "tuning/complex.jsonl").read_text().splitlines()
-    prompts = list({json.loads(line)["prompt"]: None for line in lines})[: args.n_prompts]
+    prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))[: args.n_prompts]
     torch.manual_seed(0)
     model = load_model("emoji", None, device, "float32")
-    pictures = [paint(model, prompts)[:, :3].float() / 127.5 - 1 for _ in range(args.n_noises)]
+    pictures = [from_8_bit(paint(model, prompts)) for _ in range(args.n_noises)]
     found = {
         name: similarities(folder, torch.stack(pictures), prompts)
         for name, folder in folders.items()

@@ -15,6 +15,7 @@ from doodl_cli.figures import draw_grid
 from doodl_cli.guidance import build_evaluation, build_guidance
 from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import initial_noise
+from doodl_cli.optimize.assess import from_8_bit
 from doodl_cli.requests import Request
 
 
@@ -63,7 +64,7 @@ def optimise(config: Config, model: LatentModel, texts: list[str], seeds: list[i
 
 def to_float(images: Tensor, model: LatentModel) -> Tensor:
     """Return 8-bit pictures in [-1, 1] on the model's device."""
-    return images.to(model.device).float() / 127.5 - 1
+    return from_8_bit(images.to(model.device))
 
 
 def in_standard_errors(gain: Tensor) -> tuple[float, float]:

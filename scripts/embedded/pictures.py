@@ -8,6 +8,7 @@ resamples premultiplied alpha, so that edges keep their colour over any backgrou
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -80,6 +81,22 @@ def draw_background(rng: Random, means: np.ndarray) -> tuple[str | None, tuple[i
             return word if said else None, colour
 
 
+def draw_count(rng: Random) -> tuple[int, int]:
+    """Draw how many copies of a drawing are shown, and their layout."""
+    count = rng.choice((2, 3, 4))
+    return count, rng.choice((BESIDE, ABOVE)) if count == 2 else (THREE, FOUR)[count - 3]
+
+
+def arrange(
+    rows: list[dict], pair: list[int], background: str | None, rng: Random
+) -> tuple[list[int], int, str]:
+    """Draw how two drawings stand to each other: in the order of places, a layout, a caption."""
+    relation = rng.choice(("beside", "above", "below"))
+    text = pair_caption(rows[pair[0]], rows[pair[1]], relation, rng, background)
+    turned = relation == "below" or (relation == "beside" and rng.random() < 0.5)
+    return pair[::-1] if turned else pair, BESIDE if relation == "beside" else ABOVE, text
+
+
 def _draw_chunk(rows, means, indices, several, name_vocabulary, n, seed) -> Examples:
     rng, generator = Random(seed), np.random.default_rng(seed)
     weights = np.array([rows[i]["weight"] for i in indices])
@@ -92,20 +109,14 @@ def _draw_chunk(rows, means, indices, several, name_vocabulary, n, seed) -> Exam
         kind = rng.random()
         if kind < several / 3:
             item = rng.choice(countable)
-            count = rng.choice((2, 3, 4))
-            layout = rng.choice((BESIDE, ABOVE)) if count == 2 else (THREE, FOUR)[count - 3]
+            count, layout = draw_count(rng)
             background, colour = draw_background(rng, means[[item]])
             text = count_caption(rows[item], count, rng, background)
             items[i, :count] = item
         elif kind < several:
             pair = [rng.choice(countable), rng.choice(countable)]
             background, colour = draw_background(rng, means[pair])
-            relation = rng.choice(("beside", "above", "below"))
-            text = pair_caption(rows[pair[0]], rows[pair[1]], relation, rng, background)
-            layout = BESIDE if relation == "beside" else ABOVE
-            if relation == "below" or (relation == "beside" and rng.random() < 0.5):
-                pair.reverse()
-            items[i, :2] = pair
+            items[i, :2], layout, text = arrange(rows, pair, background, rng)
         else:
             items[i, 0], layout, row = singles[i], SINGLE, rows[singles[i]]
             background, colour = draw_background(rng, means[singles[i : i + 1]])
@@ -136,6 +147,11 @@ def draw_examples(
     else:
         with get_context("fork").Pool() as pool:
             parts = pool.starmap(draw, tasks)
+    return join(parts)
+
+
+def join(parts: Sequence[Examples]) -> Examples:
+    """Put examples together."""
     arrays = [
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("items", "layouts", "backgrounds", "said", "neutral")
@@ -299,10 +315,6 @@ class Clock:
             self.begin_at = now
         left = max(1.0, self.start + self.seconds - self.begin_at)
         return min(1.0, (now - self.begin_at) / left)
-
-    def elapsed(self) -> float:
-        """Return the seconds since the program's start."""
-        return time.time() - self.start
 
     def log_due(self, every: float = 10.0) -> bool:
         """Tell whether `every` seconds have passed since the last log."""

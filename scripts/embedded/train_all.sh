@@ -3,12 +3,17 @@
 # have made, the CLIPs once more, on pictures of its own, and the classifier of noisy latents:
 #     bash scripts/embedded/train_all.sh 1 OUT; ... 2 OUT; ... 3 OUT; ... 4 OUT; ... 5 OUT
 # Checkpoints stay in /tmp/ckpt between the commands; results are copied to OUT as tar files.
-stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt seconds=${3:-545} end=$(($(date +%s) + ${3:-545}))
+stage=$1 out=$2 here=$(dirname "$0") keep=/tmp/ckpt end=$(($(date +%s) + ${3:-545}))
 export TORCHINDUCTOR_CACHE_DIR=/tmp/inductor PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
 export PYTHONPATH=$here/../..:$PYTHONPATH
 mkdir -p $keep/logs
 left() { echo $((end - $(date +%s))); }
 pack() { tar -C $keep -cf "$out/$1.tar.part" "${@:2}" && mv "$out/$1.tar.part" "$out/$1.tar"; }
+hardening() { # of a CLIP: what its pictures are made harder by
+    local hard="--adversarial 0.7 --warp 3 --restyled 0.2"
+    [ $1 = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15"
+    echo --smeared 0.4 --noise 0.2 $hard
+}
 diffusion() { # part of the cosine, seed, further options
     for graph in --graph ""; do
         python3 $here/train_diffusion.py --out $keep --vae $keep/vae --seconds $(left) \
@@ -28,12 +33,12 @@ case $stage in
     pack pipeline vae
     for x in A B C; do
         y=$(echo $x | tr ABC abc)
-        hard="--adversarial 0.7 --warp 3 --restyled 0.2" attack=1
-        [ $x = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15" attack=1.5
-        # In use: A and B without $hard for 150 s, attacked for 190 s, with all for 200 s; then B
+        attack=1
+        [ $x = A ] && attack=1.5
+        # In use: A and B without hardening for 150 s, attacked for 190 s, with all for 200 s; then B
         # for 425 s at --rate 1e-3, and C from nothing for 425 s at 2e-3, both with --smeared 0.25.
         python3 $here/train_clip.py --pair $x --out $keep/clip_$y --seconds 165 \
-            --smeared 0.4 --noise 0.2 $hard >$keep/logs/clip_$y.txt 2>&1 &
+            $(hardening $x) >$keep/logs/clip_$y.txt 2>&1 &
         [ $x = C ] && continue
         python3 $here/train_classifier.py --half $x --out $keep/classifier_$y --seconds 105 \
             --smeared 0.4 --adversarial $attack \
@@ -54,14 +59,14 @@ case $stage in
     cp -r $keep/. doodl_cli/assets/emoji/
     ;;
 4)
-    for x in A B C; do # on the GPUs in turn
-        y=$(echo $x | tr ABC abc) gpus=$(nvidia-smi -L | wc -l) n=$((n + 1))
-        hard="--adversarial 0.7 --warp 3 --restyled 0.2"
-        [ $x = A ] && hard="--adversarial 1 --warp 2.5 --restyled 0.15"
+    # On the GPUs in turn. The weights in use have not had this stage.
+    gpus=$(nvidia-smi -L | wc -l)
+    for x in A B C; do
+        y=$(echo $x | tr ABC abc) n=$((n + 1))
         [ -d $keep/clip_$y ] || cp -r doodl_cli/assets/emoji/clip_$y $keep/
         CUDA_VISIBLE_DEVICES=$((n % gpus)) python3 $here/train_clip.py --pair $x --resume \
-            --out $keep/clip_$y --seconds $((seconds * 3 / 5)) --rate 1e-3 --generated 40000 \
-            --several 0.2 --smeared 0.4 --noise 0.2 $hard >$keep/logs/clip_${y}_again.txt 2>&1 &
+            --out $keep/clip_$y --seconds $(($(left) * 3 / 5)) --rate 1e-3 --generated 40000 \
+            --several 0.2 $(hardening $x) >$keep/logs/clip_${y}_again.txt 2>&1 &
     done
     wait
     pack scorers_again clip_a clip_b clip_c

@@ -17,7 +17,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from generated import draw_generated, join
+from generated import draw_generated
 from hardening import attack, load_vae, restyle, smear, warp
 from pictures import (
     ASSETS,
@@ -34,6 +34,7 @@ from pictures import (
     follow,
     indices_where,
     jitter_colours,
+    join,
     load_drawings,
     read_set,
     schedule,
@@ -152,9 +153,9 @@ def main() -> None:
     if args.generated:
         base = load_model("emoji", None, torch.device(device), "float32")
         painted, sources, more = draw_generated(base, rows, means, train, args.generated, 6)
-        examples = join(examples, more, first_items=(0, len(rows)))
+        more.items[more.items >= 0] += len(rows)
+        examples = join([examples, more])
         drawings, pictured = torch.cat([drawings, painted]), [*rows, *sources]
-        print(f"{args.generated} pictures painted after {clock.elapsed():.0f} s", flush=True)
     compose = Composer(drawings, examples)
     ids = tokenise(tokenizer, examples.captions).to(device)
     first = examples.items[:, 0]
