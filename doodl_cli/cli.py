@@ -11,7 +11,7 @@ import sys
 import traceback
 
 from doodl_cli import __version__
-from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError
+from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError, lacks_memory
 from doodl_cli.signals import TERMINATING, handled, terminate
 
 VERBS = {
@@ -62,7 +62,7 @@ def answer(argv: list[str]) -> int:
     except Terminated:
         return 143
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        if lacks_memory(error):
             print(f"doodl: {LESS_MEMORY}", file=sys.stderr)
             return 2
         traceback.print_exc()

@@ -23,3 +23,13 @@ class JobsFailed(Exception):
 
 class OutOfTime(Exception):
     """max_seconds are nearly over: what there is is saved, and the run can be resumed (exit 0)."""
+
+
+NO_ROOM = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a GPU's memory is too small: PyTorch found no room, or a library beneath it."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)

@@ -142,14 +142,17 @@ def test_a_checkpointed_unet_gives_the_same_gradient_and_keeps_less():
     assert sparing < 0.5 * plain
 
 
-def limited(problem, most):
+FULL = torch.OutOfMemoryError("out of memory")
+
+
+def limited(problem, most, error=FULL):
     """Return the problem on a device that holds `most` samples at a time, and what was tried."""
     tried = []
 
     def decode(x_0):
         tried.append(len(x_0))
         if len(x_0) > most:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
         return problem.decode(x_0)
 
     return replace(problem, decode=decode), tried
@@ -170,6 +173,18 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_draws_the_same_crops()
     tried.clear()
     assess_at_start(halving)
     assert tried == [2, 2, 1]
+
+
+def test_a_library_that_finds_no_room_halves_a_batch_and_other_errors_do_not():
+    whole = make_problem([0, 1], micro_batch=MicroBatch(2))
+    words = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    problem, tried = limited(whole, 1, RuntimeError(words))
+    assess_at_start(problem)
+    assert tried == [2, 1, 1]
+    problem, tried = limited(replace(whole, micro_batch=MicroBatch(2)), 1, RuntimeError("shapes"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        assess_at_start(problem)
+    assert tried == [2]
 
 
 def test_what_does_not_fit_gives_back_the_graphs_of_scorers_too():
@@ -276,7 +291,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again_by_the_next(monkeypatch, tm
     def decode_one(model, x_0):
         tried.append(len(x_0))
         if len(x_0) > 1:
-            raise torch.OutOfMemoryError("out of memory")
+            raise FULL
         return decode(model, x_0)
 
     monkeypatch.setattr(LatentModel, "decode", decode_one)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from doodl_cli.errors import lacks_memory
 from doodl_cli.gradient import average_over_slots, differentiate
 from doodl_cli.guidance import Guidance, Score, Terms, combine, join_terms
 from doodl_cli.sampling import Net, Table, solve
@@ -80,8 +81,8 @@ class Problem:
             try:
                 found.append(function(k, self.part(k)))
                 at = k.stop
-            except torch.OutOfMemoryError:
-                if k.stop - k.start == 1:
+            except RuntimeError as error:
+                if k.stop - k.start == 1 or not lacks_memory(error):
                     raise
             if at != k.stop:  # after the error, which held on to what it was about
                 self.micro_batch.halve(k.stop - k.start)
