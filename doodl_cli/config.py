@@ -63,7 +63,11 @@ class Edict(Sampler):
 
 @dataclass(frozen=True)
 class Bdia(Sampler):
-    gamma: float = key("weight of the step back", least=0.92, most=1)
+    gamma: float | None = key(
+        "weight of the step back; null: damped, from a picture hardly",
+        least=0.5,
+        most=1,
+    )
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,41 @@ def test_a_number_of_steps_out_of_range_is_refused(n_steps):
         make_grid(make_schedule(), n_steps)
 
 
-@pytest.mark.parametrize(("make", "value"), [(bdia, 0.91), (bdia, 1.01), (edict, 0.4), (edict, 2)])
+@pytest.mark.parametrize(("make", "value"), [(bdia, 0.49), (bdia, 1.01), (edict, 0.4), (edict, 2)])
 def test_a_parameter_out_of_range_is_refused(make, value):
     with pytest.raises(ValueError, match="must be between"):
         make(make_grid(make_schedule(), 5), value)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "least"), [(12, 0.5), (20, 0.6310), (50, 0.8318), (200, 0.955)]
+)
+def test_gamma_must_leave_bdia_invertible(n_steps, least):
+    grid = make_grid(make_schedule(), n_steps)
+    bdia(grid, least)
+    with pytest.raises(ValueError, match=f"must be between {least:.4g} and 1, for {n_steps} steps"):
+        bdia(grid, least - 0.001)
+
+
+@pytest.mark.parametrize(("n_steps", "gamma"), [(4, 0.5), (12, 100 ** (-1 / 12)), (1000, 0.9954)])
+def test_gamma_that_is_not_given_is_as_small_as_rounding_allows(n_steps, gamma):
+    weight = bdia(make_grid(make_schedule(), n_steps)).rows[1].A
+    assert weight == pytest.approx(gamma, abs=1e-4)
+
+
+def test_a_smaller_gamma_does_not_swing_where_the_network_is_steep():
+    """A network with many times the slope of a Gaussian's, as guidance makes it."""
+
+    def steep(x, t):
+        return 3 * torch.tanh(3 * x)
+
+    def distance(gamma):
+        grid = make_grid(make_schedule(), 12)
+        x = make_noise()
+        (found, near) = solve(bdia(grid, gamma), steep, (x, x))
+        return (found - near).abs().max()
+
+    assert distance(0.6) < 0.5 * distance(1.0)
 
 
 def test_zero_terminal_snr_starts_one_step_later_or_in_ddims_finite_form():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from doodl_cli.config import Config, ImageInit, LatentsInit, read_config, show
+from doodl_cli.config import Bdia, Config, ImageInit, LatentsInit, read_config, show
 from doodl_cli.errors import UserError
 from doodl_cli.requests import Request, list_requests, read_requests
 
@@ -52,7 +52,9 @@ def check_plain(config: Config, verb: str) -> None:
 
 
 def check_start(config: Config) -> Config:
-    """Check that what x_T starts from is there, and take a saved run's prompt where there is none.
+    """Check that what x_T starts from is there, and take of a saved run what is left open.
+
+    That is the prompt, and BDIA's gamma.
 
     Raises UserError.
     """
@@ -75,6 +77,10 @@ def check_start(config: Config) -> Config:
             f"seed={show(config.seed)}: init.path={init.path} holds {len(latents)} samples; "
             f"must be as many, as in seed={show(saved.seed)}"
         )
+    sampler = config.sampler
+    if isinstance(sampler, Bdia) and sampler.gamma is None:
+        alike = replace(sampler, gamma=getattr(saved.sampler, "gamma", None))
+        config = replace(config, sampler=alike) if alike == saved.sampler else config
     differ = [
         name
         for name in ("sampler", "cfg_scale", "negative_prompt")

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import doodl_cli
-from doodl_cli.config import Checkpoint, Classifier, Config, NoiseAware
+from doodl_cli.config import Bdia, Checkpoint, Classifier, Config, ImageInit, NoiseAware, Sampler
 from doodl_cli.errors import UserError
 from doodl_cli.guidance import Prompt, Score
 from doodl_cli.guidance.classifier import find_targets
@@ -36,6 +36,7 @@ from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import find_memory, pose_problem
 from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, Table, make_grid
+from doodl_cli.sampling.bdia import DAMPED, UNDAMPED, find_gamma
 from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
@@ -62,9 +63,25 @@ def settle(config: Config, device: torch.device) -> Config:
     model, init = settle_paths(config.model), settle_paths(config.init)
     prompts = config.prompts and os.path.abspath(os.path.expanduser(config.prompts))
     method = settle_paths(config.method)
+    sampler = settle_sampler(config)
     return replace(
-        config, device=str(device), model=model, method=method, init=init, prompts=prompts
+        config,
+        device=str(device),
+        model=model,
+        method=method,
+        init=init,
+        prompts=prompts,
+        sampler=sampler,
     )
+
+
+def settle_sampler(config: Config) -> Sampler:
+    """Return the sampler with the gamma that null stands for."""
+    sampler = config.sampler
+    if not isinstance(sampler, Bdia) or sampler.gamma is not None:
+        return sampler
+    growth = UNDAMPED if isinstance(config.init, ImageInit) else DAMPED
+    return replace(sampler, gamma=find_gamma(sampler.n_steps, growth))
 
 
 def settle_guidance(config: Config) -> Config:
