@@ -202,7 +202,7 @@ def main() -> None:
     names = list(BACKGROUNDS)
     right = [names[k] == colours[i % len(colours)] for i, k in enumerate(nearest.tolist())]
     figures["background_right"] = sum(right) / len(right)
-    figures["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    figures["device"] = torch.cuda.get_device_name() if device == "cuda" else "a CPU"
     figures["n_steps"], figures["cfg_scale"], figures["seeds"] = N_STEPS, CFG_SCALE, args.seeds
     keep(args.model, figures)
     write_card(args.model, figures)
