@@ -195,7 +195,7 @@ def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
     refused = {
         "optimizer.lr=2": f"optimizer.lr=2: resume={run} was begun with 1.0; must stay so, unless",
         "sampler=edict": "sampler.name=edict: ",
-        "guidance=aesthetic": "guidance.aesthetic.weight=0.3: ",
+        "guidance=aesthetic": "guidance.aesthetic.weight=1.0: ",
         "seed=4": "seed=4: ",
         "memory=auto": f"memory.name=auto: resume={run} was begun with full; must stay so",
         "resume=nowhere": "resume=nowhere: must be a run directory",

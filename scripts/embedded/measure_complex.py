@@ -21,8 +21,6 @@ from doodl_cli.bench.checks import check, share_held
 from doodl_cli.bench.statistics import Interval, bootstrap_mean
 from doodl_cli.commands import task
 
-DEFAULT = "guidance.clip_text.weight=1"  # of experiment=emoji_clip_text
-
 
 def describe_gain(before: np.ndarray, after: np.ndarray) -> dict:
     """Return both means and the paired gain with its interval."""
@@ -38,7 +36,7 @@ def describe_gain(before: np.ndarray, after: np.ndarray) -> dict:
 def main() -> None:
     """Measure every setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", nargs="*", default=[DEFAULT], help="overrides of `doodl run`")
+    parser.add_argument("settings", nargs="*", default=[""], help="overrides of `doodl run`")
     parser.add_argument("--out", type=Path, required=True, help="one line of JSON a setting")
     parser.add_argument("--n-prompts", type=int, help="only the first of each kind")
     parser.add_argument("--sheet", type=Path)
