@@ -137,7 +137,7 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
                 continue
             given = [*tuning_words(suite), "methods=[none,doodl]", f"budget={budget}"]
             if name.startswith("EDICT"):
-                given.append("batch_size=12")  # a hundred evaluations' graph takes 2.5 GB each
+                given.append("memory=reversible")  # the graph of an evaluation takes 2.5 GB
             folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
             chosen = [*given, *tuned, ONE, *overrides, *words]
             jobs[name, budget] = Job(folder, chosen, float(budget))
