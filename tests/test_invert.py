@@ -162,7 +162,7 @@ def test_a_run_goes_on_from_the_chosen_noise_of_another(folder, capsys):
     assert "seed=0: init.path=a holds 2 samples; must be as many, as in seed=[7, 8]" in (
         capsys.readouterr().err
     )
-    other = [*words[1:], "sampler=edict", "cfg_scale=2", "init=latents", "init.path=a"]
+    other = [*words[1:], "sampler=edict", "cfg_scale=3", "init=latents", "init.path=a"]
     assert main([*GUIDED, *other, "output_dir=b"]) == 0
     assert "other sampler and cfg_scale than there" in capsys.readouterr().err
 

@@ -214,6 +214,7 @@ def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
         f"resume={run}",
         *WORDS[1:],
         "device=auto",
+        "sampler=bdia",
         "max_seconds=0.01",
     ]  # the same words as before
     assert main(same) == 0
@@ -221,6 +222,21 @@ def test_a_resumed_run_refuses_other_settings_unless_forced(folder, capsys):
     assert read_metadata(run)["status"] == "done"
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert settings["optimizer"]["n_iters"] == 1
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("begun", "word"), [("sampler=edict", "sampler=bdia"), ("sampler=bdia", "guidance=aesthetic")]
+)
+def test_a_forced_section_replaces_the_saved_one_whole(folder, begun, word):
+    assert main([*WORDS[:3], *WORDS[5:], begun, "output_dir=run", "max_seconds=0.01"]) == 0
+    assert main(["run", "resume=run", word, "sampler.n_steps=2", "force=true"]) == 0
+    settings = yaml.safe_load((folder / "run/config.yaml").read_text())
+    group, _, name = word.partition("=")
+    if group == "sampler":
+        assert settings["sampler"] == {"name": name, "n_steps": 2, "spacing": None, "gamma": 0.5}
+    else:
+        assert list(settings["guidance"]) == [name]
 
 
 @needs_weights

@@ -17,6 +17,7 @@ FIXED = (
     "model", "method.name", "output_dir", "optimizer.name", "optimizer.balance",
     "optimizer.n_candidates",
 )  # fmt: skip
+LEFT_OPEN = (("device", "auto"), ("sampler.gamma", None))  # what a run chooses, and saves
 
 
 def open_run(run: str) -> tuple[Config, list[Request], dict[str, Any]]:
@@ -49,7 +50,7 @@ def change(saved: Config, composed: Config, given: list[str], force: bool, run: 
         key
         for key in dict.fromkeys([*now, *before])
         if (everything and key != "output_dir") or any(is_below(key, group) for group in keys)
-        if not same(key, before.get(key), now.get(key))
+        if (key in before) != (key in now) or not same(key, before.get(key), now.get(key))
     ]
     for key in changed:
         if any(is_below(key, fixed) for fixed in FIXED):
@@ -69,14 +70,17 @@ def change(saved: Config, composed: Config, given: list[str], force: bool, run: 
 
 
 def put(values: dict[str, Any], path: list[str], value: Any, present: bool) -> None:
-    """Set or delete a value at a path."""
+    """Set or delete a value at a path; a section of a group that is left empty goes too."""
     *groups, name = path
+    sections = [values]
     for group in groups:
-        values = values.setdefault(group, {})
+        sections.append(sections[-1].setdefault(group, {}))
     if present:
-        values[name] = value
-    else:
-        values.pop(name, None)
+        sections[-1][name] = value
+        return
+    sections[-1].pop(name, None)
+    if len(groups) > 1 and not sections[-1]:
+        sections[-2].pop(groups[-1], None)
 
 
 def is_below(key: str, group: str) -> bool:
@@ -84,7 +88,7 @@ def is_below(key: str, group: str) -> bool:
 
 
 def same(key: str, before: Any, now: Any) -> bool:
-    """Whether two values mean the same; a saved path is absolute, a saved device chosen."""
-    if before == now or (key, now) == ("device", "auto"):
+    """Whether two values mean the same; a saved path is absolute, what is left open chosen."""
+    if before == now or (key, now) in LEFT_OPEN:
         return True
     return isinstance(now, str) and before == os.path.abspath(os.path.expanduser(now))

@@ -54,9 +54,7 @@ def check_plain(config: Config, verb: str) -> None:
 def check_start(config: Config) -> Config:
     """Check that what x_T starts from is there, and take of a saved run what is left open.
 
-    That is the prompt, and BDIA's gamma.
-
-    Raises UserError.
+    That is the prompt, and BDIA's gamma. Raises UserError.
     """
     init = config.init
     if isinstance(init, ImageInit):
@@ -77,10 +75,8 @@ def check_start(config: Config) -> Config:
             f"seed={show(config.seed)}: init.path={init.path} holds {len(latents)} samples; "
             f"must be as many, as in seed={show(saved.seed)}"
         )
-    sampler = config.sampler
-    if isinstance(sampler, Bdia) and sampler.gamma is None:
-        alike = replace(sampler, gamma=getattr(saved.sampler, "gamma", None))
-        config = replace(config, sampler=alike) if alike == saved.sampler else config
+    if isinstance(saved.sampler, Bdia) and replace(saved.sampler, gamma=None) == config.sampler:
+        config = replace(config, sampler=saved.sampler)
     differ = [
         name
         for name in ("sampler", "cfg_scale", "negative_prompt")
