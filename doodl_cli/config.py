@@ -234,8 +234,6 @@ class Model:
     n_crops: int = key("guidance.*.n_crops where a guidance looks at crops", least=0, most=1024)
     n_iters: int = key("optimizer.n_iters of this model", least=1, most=10_000)
     clip: float | None = key("optimizer.clip of this model; null: no clipping", above=0)
-    aesthetic_weight: float = key("guidance.aesthetic.weight of this model")
-    clip_text_weight: float = key("guidance.clip_text.weight of this model")
     heads: list[Head] | None = key("guidance.aesthetic.heads; null: its own", entries=Head)
     clips: list[ClipChoice] | None = key("the CLIPs that guide; null: its own", entries=ClipChoice)
 

@@ -22,8 +22,7 @@ T = 400
 def settings_of(folder, **changes):
     values = {"variant": None, "height": None, "width": None, "held_out": None}
     values |= {"lora": None, "lora_scale": 1.0}
-    values |= {"heads": None, "clips": None, "n_crops": 16}
-    values |= {"n_iters": 1, "clip": 1e-3, "aesthetic_weight": 1.0, "clip_text_weight": 1.0}
+    values |= {"heads": None, "clips": None, "n_crops": 16, "n_iters": 1, "clip": 1e-3}
     return Checkpoint(name="diffusers", path=str(folder), **{**values, **changes})
 
 
