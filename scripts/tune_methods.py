@@ -5,8 +5,9 @@ there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, th
 helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
 was tried, and at last those a quarter away. Colourfulness alone would choose strengths that leave
 nothing of a picture: there only settings count that keep the prompt, KEEP of the plain pictures'
-similarity to it by the held-out CLIP. With the whole sweep the best is written to
-doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
+similarity to it by the held-out CLIP. All methods go as far as that allows, so there the steps end
+at a sixteenth of a power of ten, and `doodl`'s grid is of small steps and many candidates. With the
+whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 24 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
@@ -34,12 +35,13 @@ PROMPT = "clip_text_b"
 KEEP = {"aesthetic": 0.9}
 ROUNDS = 6  # of settings beside the best one
 FINE = 0.5  # the last round's step
+FINEST = (0.25, 0.125)  # and then, of the suites in KEEP
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * optimizer.clip"
 LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
     "sampler.n_steps": (3, 4, 6, 8, 12, 20),
     "optimizer.clip": (1e-5, 1e-2),
-    "optimizer.n_candidates": (1, 4, 8, 16, 32),
+    "optimizer.n_candidates": (1, 4, 8, 16, 32, 64),
 }
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
@@ -60,6 +62,7 @@ GRIDS = {
     "universal": STRENGTH,
     "noise_aware": {"method.strength": range(-2, 5, 2)},
 }
+GENTLE = GRIDS["doodl"] | {MOVED: (-8, -7, -6), "optimizer.n_candidates": (2, 3, 4, 5)}
 
 Setting = tuple[float, ...]  # a place on the axis of each key
 
@@ -148,7 +151,9 @@ class Search:
     def propose(self, step: float = 1) -> list[Setting]:
         """Return the settings to try next: the grid, then those a step beside the best one."""
         if not self.found:
-            return list(itertools.product(*GRIDS[self.method].values()))
+            gentle = self.method == "doodl" and self.suite in KEEP
+            grid = GENTLE if gentle else GRIDS[self.method]
+            return list(itertools.product(*grid.values()))
         beside = neighbours(self.best, list(GRIDS[self.method]), step)
         return [
             setting for setting in beside if setting not in self.found and self.affordable(setting)
@@ -195,8 +200,9 @@ def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
 def search(searches: list[Search], n_together: int) -> None:
     """Measure the grids, and then what is beside the best settings, of all searches together."""
     run_jobs({one.suite: one.plain for one in searches}.values(), n_together)
-    for step in (*[1] * (1 + ROUNDS), FINE):
-        found = [(one, setting) for one in searches for setting in one.propose(step)]
+    for step in (*[1] * (1 + ROUNDS), FINE, *FINEST):
+        going_on = [one for one in searches if step >= FINE or one.suite in KEEP]
+        found = [(one, setting) for one in going_on for setting in one.propose(step)]
         run_jobs([one.job(setting) for one, setting in found], n_together)
         for one, setting in found:
             one.found[setting] = read_means(one.job(setting), one.judge)

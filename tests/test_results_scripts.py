@@ -121,9 +121,12 @@ def test_a_search_that_never_turns_says_which_end_is_open(search):
 
 
 def test_colourfulness_chooses_among_settings_that_keep_the_prompt(search):
-    args = ("one_step", lambda s: s, lambda s: 1.0 if s <= 5 else 0.5)
-    assert search("aesthetic", *args).best == (5,)
-    assert search("complex", *args).best > (5,)
+    args = ("one_step", lambda s: s, lambda s: 1.0 if s <= 5.2 else 0.5)
+    assert search("aesthetic", *args).best == (5.125,)
+    assert search("complex", *args).best > (6,)
+    small = search("aesthetic", "doodl", lambda *s: -s[0], lambda *s: 1.0)
+    assert min(small.found)[0] < -8
+    assert max(small.found)[3] == 5
 
 
 def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
