@@ -14,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-from job_pool import COSTS, Job, run_jobs
+from job_pool import COSTS, Job, Pool
 
 from doodl_cli.commands.bench import Plan, begin, make_plan
 from doodl_cli.commands.bench import main as bench
@@ -65,7 +65,8 @@ def main() -> None:
     plan = make_plan(args.words)
     path = Path(plan.bench.output_dir).absolute()
     jobs = make_jobs(plan, args.words, path.with_name(f"{path.name}-apart"))
-    run_jobs(jobs.values(), args.jobs)
+    with Pool(args.jobs) as pool:
+        pool.run(jobs.values())
     begin(plan)
     put_together(jobs, path)
     bench([f"resume={path}"])

@@ -1,4 +1,4 @@
-"""Many benches of `doodl`, each in a process of its own, several at a time, on the GPUs in turn.
+"""Many benches of `doodl`, several at a time in processes of their own, on the GPUs in turn.
 
 A bench that was done with the same words is not done again, and one that was cut short goes on. On
 SIGTERM, as `timeout` sends it, those that run save what they have and end.
@@ -12,14 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from queue import SimpleQueue
+from typing import Self
 
 from doodl_cli.files import read_values, write_whole
 
 DONE = "done.json"
 COSTS = {"universal": 4.0, "full_chain": 1.5}  # of methods, against the others': they decode more
+WORKER = [sys.executable, str(Path(__file__).with_name("bench_worker.py"))]
 
 
 @dataclass(frozen=True)
@@ -45,44 +48,91 @@ class Job:
             return list(csv.DictReader(file))
 
 
-@dataclass(frozen=True)
-class Running:
-    job: Job
+@dataclass
+class Worker:
+    """A process that makes benches on a GPU, with one thread; it begins with its first job."""
+
     gpu: str
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
-    began: float
+    process: subprocess.Popen[str] | None = None
+
+    def make(self, job: Job) -> str:
+        """Make a bench and mark it as done; of one that failed return its folder and last words."""
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        code = self.ask([str(job.log), *job.words, f"output_dir={job.folder}"])
+        if code == 0:
+            write_whole(job.folder / DONE, json.dumps(job.words).encode())
+            return ""
+        lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []
+        return f"{job.folder}: {lines[-1] if lines else f'exit {code}'}"
+
+    def ask(self, line: list[str]) -> int:
+        """Send a line to the process and return its answer; its own exit code, if it ends."""
+        if self.process is None or not self.alive:
+            self.process = self.start()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(line), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        return int(answer) if answer else self.process.wait()
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the process."""
+        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": self.gpu}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(WORKER, stdin=pipe, stdout=pipe, text=True, env=env)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has begun and not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """Let the process save what it has, and end."""
+        if self.process is not None:
+            self.process.terminate()
 
 
-def run_jobs(jobs: Iterable[Job], n_together: int) -> None:
-    """Carry out all jobs that are not done. Raises SystemExit, at the end, where some failed."""
-    waiting = sorted((job for job in jobs if not job.done), key=lambda job: job.cost)
-    n, gpus = len(waiting), list_gpus()
-    running: list[Running] = []
-    failed: list[str] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while waiting or running:
-            while waiting and len(running) < n_together:
-                gpu = min(gpus, key=[one.gpu for one in running].count)
-                running.append(start(waiting.pop(), gpu))
+class Pool:
+    """Processes that carry out jobs while they last, for several threads, if need be."""
+
+    def __init__(self, n_together: int) -> None:
+        gpus = list_gpus()
+        self.workers = [Worker(gpus[k % len(gpus)]) for k in range(n_together)]
+        self.free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self.workers:
+            self.free.put(worker)
+        self.threads = ThreadPoolExecutor(n_together)
+
+    def __enter__(self) -> Self:
+        self.before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        while any(worker.alive for worker in self.workers):
+            for worker in self.workers:
+                worker.stop()
             time.sleep(0.1)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                if problem := finish(one):
-                    failed.append(problem)
-                print(f"{n - len(waiting) - len(running)} of {n}: {one.job.folder}, "
-                      f"{time.monotonic() - one.began:.0f} s{problem and ', failed'}",
-                      flush=True)  # fmt: skip
-    finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.wait()
-            one.log.close()
-        signal.signal(signal.SIGTERM, before)
-    if failed:
-        raise SystemExit("\n".join(failed))
+        signal.signal(signal.SIGTERM, self.before)
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Carry out all jobs that are not done. Raises SystemExit, at the end, if some failed."""
+        waiting = sorted((job for job in jobs if not job.done), key=lambda job: -job.cost)
+        futures = [self.threads.submit(self.make, job) for job in waiting]
+        failed = [problem for future in as_completed(futures) if (problem := future.result())]
+        if failed:
+            raise SystemExit("\n".join(failed))
+
+    def make(self, job: Job) -> str:
+        """Carry out a job; of one that failed return its folder and last words."""
+        worker, began = self.free.get(), time.monotonic()
+        try:
+            problem = worker.make(job)
+        finally:
+            self.free.put(worker)
+        seconds = time.monotonic() - began
+        print(f"{job.folder}, {seconds:.0f} s{problem and ', failed'}", flush=True)
+        return problem
 
 
 def list_gpus() -> list[str]:
@@ -92,23 +142,3 @@ def list_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
     return list(names) or [""]
-
-
-def start(job: Job, gpu: str) -> Running:
-    """Start a bench on a GPU, with one thread."""
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = job.log.open("wb")
-    command = [sys.executable, "-m", "doodl_cli", "bench", *job.words, f"output_dir={job.folder}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": gpu}
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
-    return Running(job, gpu, process, log, time.monotonic())
-
-
-def finish(one: Running) -> str:
-    """Mark a bench that succeeded as done; of another return its folder and last words."""
-    one.log.close()
-    if one.process.returncode == 0:
-        write_whole(one.job.folder / DONE, json.dumps(one.job.words).encode())
-        return ""
-    lines = one.job.log.read_text(errors="replace").splitlines()
-    return f"{one.job.folder}: {lines[-1] if lines else f'exit {one.process.returncode}'}"

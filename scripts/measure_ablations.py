@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from job_pool import Job, run_jobs
+from job_pool import Job, Pool
 from tune_methods import SEARCH, read_suite, tuning_words
 
 from doodl_cli.bench.statistics import compare
@@ -196,7 +196,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, default=Path("docs/results/ablations.json"))
     args = parser.parse_args()
     jobs = {suite: make_jobs(suite, args.out.absolute(), args.words) for suite in args.suites}
-    run_jobs([job for of_suite in jobs.values() for job in of_suite.values()], args.jobs)
+    with Pool(args.jobs) as pool:
+        pool.run(job for of_suite in jobs.values() for job in of_suite.values())
     written = {}
     for suite in args.suites:
         guidance, judge = read_part(suite)

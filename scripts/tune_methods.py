@@ -20,12 +20,13 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import yaml
-from job_pool import COSTS, Job, run_jobs
+from job_pool import COSTS, Job, Pool
 
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
@@ -159,6 +160,15 @@ class Search:
             setting for setting in beside if setting not in self.found and self.affordable(setting)
         ]
 
+    def run(self, pool: Pool) -> None:
+        """Measure the grid, and then what is beside the best setting."""
+        finest = FINEST if self.suite in KEEP else ()
+        for step in (*[1] * (1 + ROUNDS), FINE, *finest):
+            proposed = self.propose(step)
+            pool.run(self.job(setting) for setting in proposed)
+            for setting in proposed:
+                self.found[setting] = read_means(self.job(setting), self.judge)
+
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
         columns = zip(GRIDS[self.method], self.best, zip(*self.found, strict=True), strict=True)
@@ -197,17 +207,6 @@ def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
     ]
 
 
-def search(searches: list[Search], n_together: int) -> None:
-    """Measure the grids, and then what is beside the best settings, of all searches together."""
-    run_jobs({one.suite: one.plain for one in searches}.values(), n_together)
-    for step in (*[1] * (1 + ROUNDS), FINE, *FINEST):
-        going_on = [one for one in searches if step >= FINE or one.suite in KEEP]
-        found = [(one, setting) for one in going_on for setting in one.propose(step)]
-        run_jobs([one.job(setting) for one, setting in found], n_together)
-        for one, setting in found:
-            one.found[setting] = read_means(one.job(setting), one.judge)
-
-
 def main() -> None:
     """Search for every method's best setting on every suite, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,7 +222,9 @@ def main() -> None:
         for method in args.methods
         if method != "noise_aware" or suite == "vocabulary"  # it is a classifier itself
     ]
-    search(searches, args.jobs)
+    with ThreadPoolExecutor(len(searches)) as threads, Pool(args.jobs) as pool:
+        pool.run({one.suite: one.plain for one in searches}.values())
+        list(threads.map(lambda one: one.run(pool), searches))
     path = packaged() / TUNED
     tuned = read_values(path, json.loads)
     for one in searches:

@@ -1,9 +1,15 @@
 """The scripts that make docs/results.md: a pool of benches, the search for strengths, the page."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from doodl_cli.cli import main
 from tests.runs import ROOT, needs_weights
@@ -16,24 +22,38 @@ import measure_ablations
 import tune_methods
 import write_results
 
+PROGRAM = """
+import os, pathlib, sys, time
+def main(words):
+    folder = pathlib.Path(words[-1].partition("=")[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    with open("log", "a") as file:
+        print(folder.name, os.environ["CUDA_VISIBLE_DEVICES"], os.getpid(), file=file)
+    if "fail" in words:
+        print("no such thing", file=sys.stderr)
+        return 1
+    if "die" in words:
+        os.kill(os.getpid(), 9)
+    time.sleep(60 if "long" in words else 0)
+    return 0
+"""
+
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Jobs run a small program in place of `doodl bench`; its arguments and GPUs are listed."""
-    program = tmp_path / "doodl_cli.py"
-    program.write_text(
-        "import os, pathlib, sys\n"
-        "folder = pathlib.Path(sys.argv[-1].partition('=')[2])\n"
-        "folder.mkdir(parents=True, exist_ok=True)\n"
-        "with open('log', 'a') as file:\n"
-        "    file.write(f\"{folder.name} {os.environ['CUDA_VISIBLE_DEVICES']} "
-        "{os.environ['OMP_NUM_THREADS']}\\n\")\n"
-        "if 'fail' in sys.argv:\n"
-        "    sys.exit('no such thing')\n"
-    )
+    """Jobs run a small program in place of `doodl bench`; arguments, GPUs, processes are listed."""
+    package = tmp_path / "doodl_cli"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'doodl_cli')!r})")
+    (package / "cli.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return lambda: (tmp_path / "log").read_text().split("\n")[:-1]
+    return lambda: [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def run(jobs, n_together):
+    with job_pool.Pool(n_together) as pool:
+        pool.run(jobs)
 
 
 def test_jobs_take_gpus_in_turn_the_longest_first_and_are_done_once(
@@ -41,35 +61,57 @@ def test_jobs_take_gpus_in_turn_the_longest_first_and_are_done_once(
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     jobs = [job_pool.Job(tmp_path / f"out/{k}", ["x"], cost=k) for k in range(3)]
-    job_pool.run_jobs(jobs, 1)
-    assert commands() == ["2 2 1", "1 2 1", "0 2 1"]
-    job_pool.run_jobs(jobs, 2)
+    run(jobs, 1)
+    names, gpus, processes = zip(*commands(), strict=True)
+    assert names == ("2", "1", "0")
+    assert set(gpus) == {"2"}
+    assert len(set(processes)) == 1
+    run(jobs, 2)
     assert len(commands()) == 3
     other = [job_pool.Job(job.folder, ["y"]) for job in jobs[:2]]
-    job_pool.run_jobs(other, 2)
-    assert sorted(line.split()[1] for line in commands()[3:]) == ["2", "5"]
+    run(other, 2)
+    assert sorted(gpu for _, gpu, _ in commands()[3:]) == ["2", "5"]
 
 
-def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_path):
-    jobs = [job_pool.Job(tmp_path / "a", ["fail"], 2), job_pool.Job(tmp_path / "b", [])]
-    with pytest.raises(SystemExit, match="a: no such thing"):
-        job_pool.run_jobs(jobs, 1)
+@pytest.mark.parametrize(("word", "said"), [("fail", "no such thing"), ("die", "exit -9")])
+def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_path, word, said):
+    jobs = [job_pool.Job(tmp_path / "a", [word], 2), job_pool.Job(tmp_path / "b", [])]
+    with pytest.raises(SystemExit, match=f"a: {said}"):
+        run(jobs, 1)
     assert [job.done for job in jobs] == [False, True]
+
+
+def test_a_pool_that_is_terminated_ends_its_processes(commands, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import pathlib, job_pool\n"
+        "jobs = [job_pool.Job(pathlib.Path(x).absolute(), ['long']) for x in 'abc']\n"
+        "with job_pool.Pool(2) as pool: pool.run(jobs)"
+    )
+    pool = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "log").exists() or len(commands()) < 2:
+        assert pool.poll() is None
+        time.sleep(0.1)
+    pool.terminate()
+    assert pool.wait(20) == 128 + signal.SIGTERM
+    assert len(commands()) == 2
+    for *_, process in commands():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(process), 0)
 
 
 @needs_weights
 def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, capsys):
-    def run_here(jobs, n_together):
-        for job in jobs:
-            assert main(["bench", *job.words, f"output_dir={job.folder}"]) == 0
-
-    monkeypatch.setattr(bench_on_gpus, "run_jobs", run_here)
     words = ["suite=smoke", "~suite.parts.references", "~suite.parts.aesthetic"]
     words += ["suite.n_prompts=1", "methods=[none,best_of_n]", "budget=6", "device=cpu"]
     monkeypatch.setattr(sys, "argv", ["bench_on_gpus.py", *words, f"output_dir={tmp_path}/pieces"])
     bench_on_gpus.main()
     assert "vocabulary/best_of_n/0: " in capsys.readouterr().out
-    assert main(["bench", *words, f"output_dir={tmp_path}/whole"]) == 0
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the pool's
+    try:
+        assert main(["bench", *words, f"output_dir={tmp_path}/whole"]) == 0
+    finally:
+        torch.set_num_threads(n_threads)
     for name in ("results.csv", "table.md", "comparisons.csv"):
         assert (tmp_path / "pieces" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
@@ -88,10 +130,9 @@ def search(tmp_path, monkeypatch):
         def read_means(job, judge):
             return (0.0, 1.0) if job is None else (score(*job), prompt(*job))
 
-        monkeypatch.setattr(tune_methods, "run_jobs", lambda jobs, n_together: None)
         monkeypatch.setattr(tune_methods, "read_means", read_means)
         known = Known(suite, method, tmp_path, [])
-        tune_methods.search([known], 1)
+        known.run(Mock())
         return known
 
     return run
