@@ -4,7 +4,7 @@ Suites of the embedded model, on the prompts that methods are tuned on. Every va
 tuned setting (scripts/tune_methods.py), without candidates, in one way and is compared with it
 prompt by prompt, at the same budget of network calls.
 
-    python scripts/measure_ablations.py --jobs 24 [--out build/ablations] [--write FILE.json]
+    python scripts/measure_ablations.py --jobs 16 [--out build/ablations] [--write FILE.json]
 
 The benches stay in the folder: what was cut short goes on, what is done is read. The figures are
 written to docs/results/ablations.json, which scripts/write_results.py makes a table of.

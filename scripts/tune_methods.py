@@ -9,7 +9,7 @@ similarity to it by the held-out CLIP. All methods go as far as that allows, so 
 at a sixteenth of a power of ten, and `doodl`'s grid is of small steps and many candidates. With the
 whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
-    python scripts/tune_methods.py --jobs 24 [--out build/tuning] [--suites complex ...]
+    python scripts/tune_methods.py --jobs 16 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
 
 The benches stay in the folder: what was cut short goes on, what is done is read.
