@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Self
 
 from doodl_cli.files import read_values, write_whole
@@ -27,7 +28,7 @@ WORKER = [sys.executable, str(Path(__file__).with_name("bench_worker.py"))]
 
 @dataclass(frozen=True)
 class Job:
-    """A bench: its words and its folder. Those of the highest `cost`, in any unit, begin first."""
+    """A bench: its words and folder. Of jobs that are run together the costliest begin first."""
 
     folder: Path
     words: list[str]
@@ -54,6 +55,8 @@ class Worker:
 
     gpu: str
     process: subprocess.Popen[str] | None = None
+    stopped: bool = False
+    lock: Lock = field(default_factory=Lock)
 
     def make(self, job: Job) -> str:
         """Make a bench and mark it as done; of one that failed return its folder and last words."""
@@ -67,8 +70,11 @@ class Worker:
 
     def ask(self, line: list[str]) -> int:
         """Send a line to the process and return its answer; its own exit code, if it ends."""
-        if self.process is None or not self.alive:
-            self.process = self.start()
+        with self.lock:
+            if self.stopped:
+                return 128 + signal.SIGTERM
+            if self.process is None or self.process.poll() is not None:
+                self.process = self.start()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(line), file=self.process.stdin, flush=True)
@@ -81,15 +87,12 @@ class Worker:
         pipe = subprocess.PIPE
         return subprocess.Popen(WORKER, stdin=pipe, stdout=pipe, text=True, env=env)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process has begun and not ended."""
-        return self.process is not None and self.process.poll() is None
-
     def stop(self) -> None:
-        """Let the process save what it has, and end."""
-        if self.process is not None:
-            self.process.terminate()
+        """Tell the process, once, to save what it has and to end; there will be no other."""
+        with self.lock:
+            self.stopped = True
+            if self.process is not None:
+                self.process.terminate()
 
 
 class Pool:
@@ -109,17 +112,18 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.threads.shutdown(wait=False, cancel_futures=True)
-        while any(worker.alive for worker in self.workers):
-            for worker in self.workers:
-                worker.stop()
-            time.sleep(0.1)
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.wait()
         signal.signal(signal.SIGTERM, self.before)
 
     def run(self, jobs: Iterable[Job]) -> None:
         """Carry out all jobs that are not done. Raises SystemExit, at the end, if some failed."""
         waiting = sorted((job for job in jobs if not job.done), key=lambda job: -job.cost)
         futures = [self.threads.submit(self.make, job) for job in waiting]
-        failed = [problem for future in as_completed(futures) if (problem := future.result())]
+        failed = [problem for future in futures if (problem := future.result())]
         if failed:
             raise SystemExit("\n".join(failed))
 

@@ -85,7 +85,9 @@ def test_a_pool_that_is_terminated_ends_its_processes(commands, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import pathlib, job_pool\n"
         "jobs = [job_pool.Job(pathlib.Path(x).absolute(), ['long']) for x in 'abc']\n"
-        "with job_pool.Pool(2) as pool: pool.run(jobs)"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor() as threads, job_pool.Pool(2) as pool:\n"
+        "    list(threads.map(pool.run, [jobs]))"
     )
     pool = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "log").exists() or len(commands()) < 2:
