@@ -26,7 +26,7 @@ def cut(images: Tensor, n: int, size: int, generators: Sequence[Generator]) -> T
     shortest = min(height, width)
     smallest = min(size, shortest) if shortest > size else round(0.75 * shortest)
     draws = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
-    of_side, of_top, of_left = draws.double().unbind(-1)  # (b, n)
+    of_side, of_top, of_left = draws.to(images.device).double().unbind(-1)  # (b, n)
     side = (of_side**POWER * (shortest - smallest) + smallest).round()
     rows = resizing((of_top * (height - side)).round(), side, height, size).to(images)
     columns = resizing((of_left * (width - side)).round(), side, width, size).to(images)
@@ -41,8 +41,8 @@ def resizing(start: Tensor, side: Tensor, length: int, size: int) -> Tensor:
     interpolate(mode="bilinear"). `start` and `side` (...) are whole numbers in floating point.
     """
     start, side = start[..., None, None], side[..., None, None]
-    pixel = torch.arange(length, dtype=side.dtype) - start
-    target = torch.arange(size, dtype=side.dtype)[:, None]
+    pixel = torch.arange(length).to(start) - start
+    target = torch.arange(size).to(start)[:, None]
     first, end = (target * side / size).floor(), ((target + 1) * side / size).ceil()
     pooled = ((pixel >= first) & (pixel < end)) / (end - first)
     centre = ((target + 0.5) * side / size - 0.5).clamp(min=0).minimum(side - 1)
