@@ -3,11 +3,12 @@
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
 helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
-was tried, and at last those a quarter away. Colourfulness alone would choose strengths that leave
-nothing of a picture: there only settings count that keep the prompt, KEEP of the plain pictures'
-similarity to it by the held-out CLIP. All methods go as far as that allows, so there the steps end
-at a sixteenth of a power of ten, and `doodl`'s grid is of small steps and many candidates. With the
-whole sweep the best is written to doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
+was tried, and at last those a quarter away. Only settings count that KEEP what is not scored: of
+the plain pictures of complex prompts as many checks as hold, of those whose colourfulness decides
+most of the similarity to the prompt, as otherwise strengths would be best that leave nothing of a
+picture. There all methods go as far as that allows, so the steps end at a sixteenth of a power of
+ten, and `doodl`'s grid is of small steps and many candidates. With the whole sweep the best is
+written to doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 16 [--out build/tuning] [--suites complex ...]
         [--methods doodl ...]
@@ -18,8 +19,7 @@ The benches stay in the folder: what was cut short goes on, what is done is read
 import argparse
 import itertools
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,11 +32,14 @@ from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
 
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
-PROMPT = "clip_text_b"
-KEEP = {"aesthetic": 0.9}
+KEEP: Mapping[str, Mapping[str, float]] = {  # shares of the plain pictures' means
+    "complex": {"checks": 1.0},
+    "aesthetic": {"clip_text_b": 0.9},
+}
+AT_LIMIT = ("aesthetic",)  # where the score rises as far as KEEP allows
 ROUNDS = 6  # of settings beside the best one
 FINE = 0.5  # the last round's step
-FINEST = (0.25, 0.125)  # and then, of the suites in KEEP
+FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * optimizer.clip"
 LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
@@ -83,13 +86,13 @@ def tuning_words(suite: str) -> list[str]:
 
 @dataclass
 class Search:
-    """A method's settings on a suite: with each, the means of the deciding score and of PROMPT."""
+    """A method's settings on a suite: with each, the means of the deciding score and of others."""
 
     suite: str
     method: str
     out: Path
     words: list[str]
-    found: dict[Setting, tuple[float, float]] = field(default_factory=dict)
+    found: dict[Setting, dict[str, float]] = field(default_factory=dict)
 
     @property
     def judge(self) -> str:
@@ -97,20 +100,23 @@ class Search:
         return read_suite(self.suite)["parts"][self.suite]["judge"]
 
     @property
-    def least(self) -> float:
-        """What PROMPT must not be below."""
-        if self.suite not in KEEP:
-            return -math.inf
-        return KEEP[self.suite] * read_means(self.plain, self.judge)[1]
+    def least(self) -> dict[str, float]:
+        """What the scores to keep must not be below."""
+        shares = KEEP.get(self.suite)
+        if shares is None:
+            return {}
+        means = read_means(self.plain, shares)
+        return {name: share * means[name] for name, share in shares.items()}
 
     @property
     def best(self) -> Setting:
-        """The setting of the highest score of those that keep the prompt, else what keeps most."""
+        """The setting of the highest score of those that keep enough, else what keeps most."""
         least = self.least
 
         def rank(setting: Setting) -> tuple[float, float]:
-            score, prompt = self.found[setting]
-            return min(prompt - least, 0.0), score
+            found = self.found[setting]
+            lacking = sum(max(most - found[name], 0.0) for name, most in least.items())
+            return -lacking, found[self.judge]
 
         return max(self.found, key=rank)
 
@@ -152,7 +158,7 @@ class Search:
     def propose(self, step: float = 1) -> list[Setting]:
         """Return the settings to try next: the grid, then those a step beside the best one."""
         if not self.found:
-            gentle = self.method == "doodl" and self.suite in KEEP
+            gentle = self.method == "doodl" and self.suite in AT_LIMIT
             grid = GENTLE if gentle else GRIDS[self.method]
             return list(itertools.product(*grid.values()))
         beside = neighbours(self.best, list(GRIDS[self.method]), step)
@@ -162,12 +168,13 @@ class Search:
 
     def run(self, pool: Pool) -> None:
         """Measure the grid, and then what is beside the best setting."""
-        finest = FINEST if self.suite in KEEP else ()
+        finest = FINEST if self.suite in AT_LIMIT else ()
+        names = [self.judge, *KEEP.get(self.suite, ())]
         for step in (*[1] * (1 + ROUNDS), FINE, *finest):
             proposed = self.propose(step)
             pool.run(self.job(setting) for setting in proposed)
             for setting in proposed:
-                self.found[setting] = read_means(self.job(setting), self.judge)
+                self.found[setting] = read_means(self.job(setting), names)
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -180,21 +187,18 @@ class Search:
 
     def entry(self) -> dict:
         """Return what tuned.json holds."""
-        names = dict.fromkeys((self.judge, PROMPT))
         sweep = {
-            " ".join(self.overrides(setting)): dict(zip(names, self.found[setting], strict=False))
-            for setting in sorted(self.found)
+            " ".join(self.overrides(setting)): self.found[setting] for setting in sorted(self.found)
         }
-        least = {"least": {PROMPT: self.least}} if self.suite in KEEP else {}
+        least = {"least": self.least} if self.least else {}
         chosen = self.overrides(self.best)
         return {"overrides": chosen, "score": self.judge, **least, "sweep": sweep}
 
 
-def read_means(job: Job, judge: str) -> tuple[float, float]:
-    """Return the means over pictures of the deciding score and of PROMPT."""
+def read_means(job: Job, names: Iterable[str]) -> dict[str, float]:
+    """Return the means of scores over pictures."""
     lines = job.read_lines()
-    score, prompt = (sum(float(x[name]) for x in lines) / len(lines) for name in (judge, PROMPT))
-    return score, prompt
+    return {name: sum(float(line[name]) for line in lines) / len(lines) for name in names}
 
 
 def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
@@ -229,7 +233,7 @@ def main() -> None:
     tuned = read_values(path, json.loads)
     for one in searches:
         tuned.setdefault(one.suite, {})[one.method] = one.entry()
-        found = f"{one.judge} {one.found[one.best][0]:.4g} ({len(one.found)} settings)"
+        found = f"{one.judge} {one.found[one.best][one.judge]:.4g} ({len(one.found)} settings)"
         print(one.suite, one.method, *one.overrides(one.best), found)
         for key in one.open_ends():
             print(f"  {key}: the best value is the last one that was tried")

@@ -120,7 +120,7 @@ def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, c
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
-    """Search on scores that are functions of the settings; plain pictures keep 1 of the prompt."""
+    """Search on scores that are functions of the settings; of plain pictures what is kept is 1."""
 
     class Known(tune_methods.Search):
         plain = None
@@ -128,9 +128,12 @@ def search(tmp_path, monkeypatch):
         def job(self, setting):
             return setting
 
-    def run(suite, method, score, prompt=lambda *_: 1.0):
-        def read_means(job, judge):
-            return (0.0, 1.0) if job is None else (score(*job), prompt(*job))
+    def run(suite, method, score, kept=lambda *_: 1.0):
+        def read_means(job, names):
+            names = list(names)
+            if job is None:
+                return dict.fromkeys(names, 1.0)
+            return {names[0]: score(*job), **dict.fromkeys(names[1:], kept(*job))}
 
         monkeypatch.setattr(tune_methods, "read_means", read_means)
         known = Known(suite, method, tmp_path, [])
@@ -163,10 +166,16 @@ def test_a_search_that_never_turns_says_which_end_is_open(search):
     assert found.open_ends() == ["method.strength"]
 
 
-def test_colourfulness_chooses_among_settings_that_keep_the_prompt(search):
+def test_only_settings_that_keep_what_is_not_scored_are_chosen(search):
     args = ("one_step", lambda s: s, lambda s: 1.0 if s <= 5.2 else 0.5)
     assert search("aesthetic", *args).best == (5.125,)
-    assert search("complex", *args).best > (6,)
+    assert search("complex", *args).best == (5,)
+    assert search("references", *args).best > (6,)
+    entry = search("complex", *args).entry()
+    assert entry["least"] == {"checks": 1.0}
+    assert entry["sweep"]["method.strength=1"] == {"clip_text_b": 0, "checks": 1.0}
+    none = search("complex", "one_step", lambda s: s, lambda s: -s - 10)
+    assert none.best == (min(none.found)[0],)  # what keeps most
     small = search("aesthetic", "doodl", lambda *s: -s[0], lambda *s: 1.0)
     assert min(small.found)[0] < -8
     assert max(small.found)[3] == 5
