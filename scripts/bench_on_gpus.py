@@ -11,6 +11,7 @@ GPU would take with one job a GPU.
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -34,15 +35,15 @@ def make_jobs(plan: Plan, words: list[str], folder: Path) -> dict[str, Job]:
 
 
 def put_together(jobs: dict[str, Job], path: Path) -> None:
-    """Copy the runs of all benches to one bench's folder, those that are not there yet."""
+    """Link the runs of all benches into one bench's folder, those that are not there yet."""
     for place, job in jobs.items():
         for run in (job.folder / "runs" / place).iterdir():
             to = path / "runs" / place / run.name
             if not to.exists():
-                copy = to.with_name(f".{to.name}")  # so that half a copy has another name
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(run, copy)
-                copy.rename(to)
+                part = to.with_name(f".{to.name}")  # so that half a run has another name
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(run, part, copy_function=os.link)
+                part.rename(to)
 
 
 def read_seconds(path: Path) -> dict[str, float]:

@@ -299,6 +299,7 @@ def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeyp
     assert read("optimizer.lr=2") == (2, 0.001, 7)
     assert read("optimizer=adam") == (0.05, None, 7)
     assert read("guidance=colourfulness") == (1, 0.01, 1)
+    assert read('suite.run=["model=emoji","optimizer.lr=5"]') == (5, 0.001, 7)  # the suite's own
 
 
 def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(tmp_path):
@@ -321,7 +322,7 @@ def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are(
 
     settings = json.loads((find_folder("emoji", None) / "classifier_b/config.json").read_text())
     labels = set(settings["id2label"].values())
-    sizes = {"complex": 300, "vocabulary": 96, "references": 50, "aesthetic": 100}
+    sizes = {"complex": 300, "vocabulary": 96, "references": 50, "aesthetic": 300}
     for name, n in sizes.items():
         rows = read_suite(packaged() / f"{name}.jsonl", None)
         tuning = read_suite(packaged() / f"tuning/{name}.jsonl", None)

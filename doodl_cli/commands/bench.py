@@ -189,7 +189,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
-            given = last_of_each([*bench.suite.run, *part.run, *chosen, *words])
+            given = last_of_each([*chosen, *bench.suite.run, *part.run, *words])
             values = resolve(compose("run", [quote(word) for word in given]))
             if method == "noise_aware":
                 if not takes_noise_aware(values):

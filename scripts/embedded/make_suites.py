@@ -5,7 +5,7 @@
     vocabulary  12 concepts that the text encoder has no word for, 8 seeds each, and real drawings
                 of them, for the Frechet distance
     references  50 drawings over a colour, each with its concept's caption
-    aesthetic   100 captions
+    aesthetic   100 captions, 3 seeds each
 
 A row's `check` is what can be read off the picture without a judge. tuning/ has what methods are
 tuned on: prompts, seeds, pictures and classes that are in none of the suites.
@@ -31,7 +31,7 @@ from doodl_cli.bench.checks import BACKGROUNDS
 
 SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
 SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
-N_SEEDS = {"vocabulary": 8, "complex": 3, "tuning/complex": 2}
+N_SEEDS = {"vocabulary": 8, "complex": 3, "aesthetic": 3, "tuning/complex": 2}
 FIRST_TUNING_SEED = 10_000
 COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
 TUNING_CLASSES = (
@@ -212,7 +212,8 @@ def main() -> None:
     lines = read_set("retrieval_concepts.txt")[:50]
     folder = SUITES / "references"
     write("references", make_references(folder, rgba, rows, lines, Random(SEED_OF_REFERENCES)))
-    write("aesthetic", [{"prompt": caption} for caption in read_set("retrieval_captions.txt")])
+    captions = [{"prompt": caption} for caption in read_set("retrieval_captions.txt")]
+    write("aesthetic", N_SEEDS["aesthetic"] * captions)
     make_tuning(rgba, rows)
 
 
