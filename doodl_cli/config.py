@@ -65,7 +65,7 @@ class Edict(Sampler):
 class Bdia(Sampler):
     gamma: float | None = key(
         "weight of the step back; null: damped, from a picture hardly",
-        least=0.5,
+        above=0,
         most=1,
     )
 

@@ -18,6 +18,7 @@ from doodl_cli.cli import main
 from doodl_cli.commands.destination import locked
 from doodl_cli.errors import UserError
 from doodl_cli.optimize import Settings, optimize
+from doodl_cli.sampling.bdia import damp
 from tests.problems import brightness, make_noise, make_problem
 from tests.runs import ROOT, needs_weights, read_metadata, start
 
@@ -234,7 +235,8 @@ def test_a_forced_section_replaces_the_saved_one_whole(folder, begun, word):
     settings = yaml.safe_load((folder / "run/config.yaml").read_text())
     group, _, name = word.partition("=")
     if group == "sampler":
-        assert settings["sampler"] == {"name": name, "n_steps": 2, "spacing": None, "gamma": 0.5}
+        expected = {"name": name, "n_steps": 2, "spacing": None, "gamma": damp(2)}
+        assert settings["sampler"] == expected
     else:
         assert list(settings["guidance"]) == [name]
 

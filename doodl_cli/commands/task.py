@@ -36,7 +36,7 @@ from doodl_cli.optimize.regularisers import REGULARISERS
 from doodl_cli.problem import find_memory, pose_problem
 from doodl_cli.requests import Request
 from doodl_cli.sampling import SAMPLERS, Grid, Table, make_grid
-from doodl_cli.sampling.bdia import DAMPED, UNDAMPED, find_gamma
+from doodl_cli.sampling.bdia import UNDAMPED, damp, find_gamma
 from doodl_cli.sampling.solve import Pair
 
 LOCAL = "local-dir:"
@@ -80,8 +80,8 @@ def settle_sampler(config: Config) -> Sampler:
     sampler = config.sampler
     if not isinstance(sampler, Bdia) or sampler.gamma is not None:
         return sampler
-    growth = UNDAMPED if isinstance(config.init, ImageInit) else DAMPED
-    return replace(sampler, gamma=find_gamma(sampler.n_steps, growth))
+    from_image, n_steps = isinstance(config.init, ImageInit), sampler.n_steps
+    return replace(sampler, gamma=find_gamma(n_steps, UNDAMPED) if from_image else damp(n_steps))
 
 
 def settle_guidance(config: Config) -> Config:
