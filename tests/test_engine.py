@@ -217,7 +217,9 @@ def test_one_by_one_gives_what_all_together_give():
     torch.testing.assert_close(found.scales, expected.scales, rtol=1e-4, atol=1e-4)
     for name, share in expected.shares.items():
         torch.testing.assert_close(found.shares[name], share, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found.images, expected.images)
+    levels = (found.images.int() - expected.images.int()).abs()
+    assert levels.max() <= 1  # where what is rounded differently lies between two levels
+    assert levels.float().mean() < 1e-3
 
 
 class Kept:
