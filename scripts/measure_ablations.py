@@ -41,7 +41,7 @@ OF_BUDGETS = (
 DEFAULTS = {  # configs/optimizer/doodl, model/emoji, sampler/bdia
     "optimizer.lr": 1.0, "optimizer.clip": 1e-2, "sampler.n_steps": 12.0,
 }  # fmt: skip
-ONE = "optimizer.n_candidates=1"
+ONE, GAMMA = "optimizer.n_candidates=1", "sampler.gamma"
 CROPS = {"clip_text": (0, 4), "aesthetic": (0, 4), "classifier": (4, 16)}  # other than its own
 
 
@@ -88,6 +88,7 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
     """Return what each variant changes, by name."""
     values = read_numbers(tuned)
     lr, clip = values["optimizer.lr"], values["optimizer.clip"]
+    gamma = "null" if GAMMA in values else "0.5"
 
     def moving(lr_factor: float, clip_factor: float = 1.0) -> list[str]:
         return [f"optimizer.lr={lr * lr_factor:.3g}", f"optimizer.clip={clip * clip_factor:.3g}"]
@@ -99,6 +100,7 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
         TUNED_AS: [ONE],
         **{name: [f"optimizer.n_candidates={n}"] for name, n in CANDIDATES.items()},
         **SAMPLERS,
+        f"gamma {gamma}": [f"{GAMMA}={gamma}"],
         "steps 0.3 times as large": moving(0.3),
         "steps 3 times as large": moving(3),
         "clipped at 0.1 times, steps as large": moving(10, 0.1),
@@ -139,7 +141,8 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
             if name.startswith("EDICT"):
                 given.append("memory=reversible")  # the graph of an evaluation takes 2.5 GB
             folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
-            chosen = [*given, *tuned, ONE, *overrides, *words]
+            kept = [word for word in tuned if name not in SAMPLERS or not word.startswith(GAMMA)]
+            chosen = [*given, *kept, ONE, *overrides, *words]
             jobs[name, budget] = Job(folder, chosen, float(budget))
     return jobs
 

@@ -42,11 +42,13 @@ FINE = 0.5  # the last round's step
 FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * optimizer.clip"
-LISTED: Mapping[str, tuple[float, ...]] = {  # what is no power of ten
+LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; None: the default
     "sampler.n_steps": (3, 4, 6, 8, 12, 20),
     "optimizer.clip": (1e-5, 1e-2),
     "optimizer.n_candidates": (1, 4, 8, 16, 32, 64),
+    "sampler.gamma": (None, 0.5),
 }
+MOST_STEPS = 12  # that a given gamma lets be undone
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
 # ten. An element of x_T moves by `lr` times its gradient, clipped: by their product at most, and
@@ -59,8 +61,9 @@ GRIDS = {
         "optimizer.clip": (0, 1),
         "sampler.n_steps": (1,),
         "optimizer.n_candidates": (1, 3),
+        "sampler.gamma": (0, 1),
     },
-    "best_of_n": {"sampler.n_steps": (1, 4)},
+    "best_of_n": {"sampler.n_steps": (1, 4), "sampler.gamma": (0, 1)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH,
@@ -121,16 +124,20 @@ class Search:
         return max(self.found, key=rank)
 
     def values(self, setting: Setting) -> dict[str, float]:
-        """Return the value of each key."""
-        return {
+        """Return the value of each key that has not its default."""
+        found = {
             key: LISTED[key][int(place)] if key in LISTED else 10 ** (place / 2)
             for key, place in zip(GRIDS[self.method], setting, strict=True)
         }
+        return {key: value for key, value in found.items() if value is not None}
 
-    def affordable(self, setting: Setting) -> bool:
-        """Whether the candidates leave enough of the budget to optimise one."""
+    def feasible(self, setting: Setting) -> bool:
+        """Whether the steps can be undone and the candidates leave budget to optimise one."""
         values = self.values(setting)
-        n_calls = values.get("optimizer.n_candidates", 0) * values.get("sampler.n_steps", 0)
+        n_steps = values.get("sampler.n_steps", 0)
+        if "sampler.gamma" in values and n_steps > MOST_STEPS:
+            return False
+        n_calls = values.get("optimizer.n_candidates", 0) * n_steps
         return n_calls <= SEARCH * read_suite(self.suite)["budget"]
 
     def overrides(self, setting: Setting) -> list[str]:
@@ -163,7 +170,7 @@ class Search:
             return list(itertools.product(*grid.values()))
         beside = neighbours(self.best, list(GRIDS[self.method]), step)
         return [
-            setting for setting in beside if setting not in self.found and self.affordable(setting)
+            setting for setting in beside if setting not in self.found and self.feasible(setting)
         ]
 
     def run(self, pool: Pool) -> None:

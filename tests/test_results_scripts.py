@@ -150,14 +150,15 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.entry()["overrides"] == ["method.strength=3.2e+05"]
     found = search("complex", "one_step", lambda s: -abs(s - 3.4))
     assert found.entry()["overrides"] == ["method.strength=56"]  # 10 ** 1.75
-    found = search("complex", "doodl", lambda moved, clip, n, m: n - clip - abs(moved + 5) - m)
-    assert found.best == (-5, 0, 5, 0)
+    found = search("complex", "doodl", lambda moved, clip, n, m, g: n - clip - abs(moved + 5) - m)
+    assert found.best == (-5, 0, 5, 0, 0)
     words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.n_candidates=1"]
     words.append("optimizer.lr=3.2e+02")
     assert found.entry()["overrides"] == words
     assert found.open_ends() == []
-    found = search("complex", "doodl", lambda moved, clip, n, m: n + m)
-    assert found.best == (-6, 0, 4, 3)  # more candidates of 20 steps would take the whole budget
+    found = search("complex", "doodl", lambda moved, clip, n, m, g: n + m + g)
+    assert found.best == (-6, 0, 4, 3, 1)  # more candidates would take the whole budget
+    assert "sampler.gamma=0.5" in found.entry()["overrides"]  # which 20 steps do not allow
 
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):
@@ -220,7 +221,8 @@ def test_what_is_not_tuned_has_the_defaults(monkeypatch):
 
 
 def test_candidates_take_no_more_of_a_budget_than_a_search_may(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure_ablations, "read_tuned", lambda _: ["sampler.n_steps=12"])
+    tuned = ["sampler.n_steps=12", "sampler.gamma=0.5"]
+    monkeypatch.setattr(measure_ablations, "read_tuned", lambda _: tuned)
     jobs = measure_ablations.make_jobs("complex", tmp_path, [])
     searched = measure_ablations.CANDIDATES
     found = {searched[name] for name, budget in jobs if name in searched and budget == 400}
@@ -230,6 +232,8 @@ def test_candidates_take_no_more_of_a_budget_than_a_search_may(tmp_path, monkeyp
     for (name, _), job in jobs.items():
         n = [word for word in job.words if word.startswith("optimizer.n_candidates=")][-1]
         assert n.endswith(f"={searched.get(name, 1)}")
+        assert (tuned[1] in job.words) == (name not in measure_ablations.SAMPLERS)
+    assert "sampler.gamma=null" in jobs["gamma null", 400].words
 
 
 def test_a_page_is_filled_between_its_marks_alone():
