@@ -193,9 +193,10 @@ def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
     assert table[2:] == ["| aesthetic | one_step | `k=10` | c 7 | 3 | k: 1 5, 10 7 |"]
 
 
-def test_variants_change_the_tuned_setting_and_compose():
+def test_variants_change_the_tuned_setting_and_compose(monkeypatch):
     from doodl_cli.commands.bench import make_plan
 
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda _: {})  # of the suites
     tuned = ["optimizer.clip=0.001", "optimizer.lr=30"]
     for suite in measure_ablations.SUITES:
         guidance, judge = measure_ablations.read_part(suite)
