@@ -299,6 +299,9 @@ def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeyp
     assert read("optimizer.lr=2") == (2, 0.001, 7)
     assert read("optimizer=adam") == (0.05, None, 7)
     assert read("guidance=colourfulness") == (1, 0.01, 1)
+    found["doodl"] += ["sampler.n_steps=4", "sampler.gamma=0.5"]
+    sampler = make_plan(["suite=complex", "sampler.n_steps=20"]).configs["complex", "doodl"].sampler
+    assert (sampler.n_steps, sampler.gamma) == (20, None)  # 0.5 is too small for 20 steps
     assert read('suite.run=["model=emoji","optimizer.lr=5"]') == (5, 0.001, 7)  # the suite's own
 
 

@@ -222,13 +222,15 @@ def keep_tuned(tuned: dict[str, list[str]], words: list[str]) -> dict[str, list[
     """Return by method the tuned overrides that hold with a user's words.
 
     None for another guidance or model than they were tuned for, and none of a group, as optimizer,
-    of which another is chosen.
+    of which another is chosen. A gamma goes with the number of steps.
     """
     chosen = {key_of(word) for word in words}
     if chosen & {"guidance", "model"}:
         return {}
+    if "sampler.n_steps" in chosen:
+        chosen.add("sampler.gamma")
     return {
-        method: [word for word in found if word.partition(".")[0] not in chosen]
+        method: [word for word in found if not {word.partition(".")[0], key_of(word)} & chosen]
         for method, found in tuned.items()
     }
 
