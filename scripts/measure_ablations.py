@@ -19,10 +19,10 @@ from pathlib import Path
 from job_pool import Job, Pool
 from tune_methods import SEARCH, read_suite, tuning_words
 
+from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
-from doodl_cli.bench.suite import TUNED, packaged
+from doodl_cli.bench.suite import packaged
 from doodl_cli.bench.tables import average
-from doodl_cli.files import read_values
 
 SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
@@ -70,8 +70,7 @@ class Figures:
 
 def read_tuned(suite: str) -> list[str]:
     """Return the overrides that `doodl` was tuned to."""
-    tuned = read_values(packaged() / TUNED, json.loads)
-    return tuned.get(suite, {}).get("doodl", {}).get("overrides", [])
+    return suites.read_tuned(packaged() / f"{suite}.jsonl").get("doodl", [])
 
 
 def read_numbers(tuned: list[str]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from job_pool import COSTS, Job, Pool
 
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
+from doodl_cli.sampling.bdia import MOST_GROWTH, find_gamma
 
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
 KEEP: Mapping[str, Mapping[str, float]] = {  # shares of the plain pictures' means
@@ -48,7 +49,6 @@ LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; N
     "optimizer.n_candidates": (1, 4, 8, 16, 32, 64),
     "sampler.gamma": (None, 0.5),
 }
-MOST_STEPS = 12  # that a given gamma lets be undone
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
 # ten. An element of x_T moves by `lr` times its gradient, clipped: by their product at most, and
@@ -134,8 +134,8 @@ class Search:
     def feasible(self, setting: Setting) -> bool:
         """Whether the steps can be undone and the candidates leave budget to optimise one."""
         values = self.values(setting)
-        n_steps = values.get("sampler.n_steps", 0)
-        if "sampler.gamma" in values and n_steps > MOST_STEPS:
+        n_steps, gamma = values.get("sampler.n_steps", 0), values.get("sampler.gamma")
+        if gamma is not None and gamma < find_gamma(n_steps, MOST_GROWTH):
             return False
         n_calls = values.get("optimizer.n_candidates", 0) * n_steps
         return n_calls <= SEARCH * read_suite(self.suite)["budget"]

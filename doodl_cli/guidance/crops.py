@@ -41,8 +41,8 @@ def resizing(start: Tensor, side: Tensor, length: int, size: int) -> Tensor:
     interpolate(mode="bilinear"). `start` and `side` (...) are whole numbers in floating point.
     """
     start, side = start[..., None, None], side[..., None, None]
-    pixel = torch.arange(length).to(start) - start
-    target = torch.arange(size).to(start)[:, None]
+    pixel = torch.arange(length, dtype=side.dtype, device=side.device) - start
+    target = torch.arange(size, dtype=side.dtype, device=side.device)[:, None]
     first, end = (target * side / size).floor(), ((target + 1) * side / size).ceil()
     pooled = ((pixel >= first) & (pixel < end)) / (end - first)
     centre = ((target + 0.5) * side / size - 0.5).clamp(min=0).minimum(side - 1)
