@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -65,7 +66,10 @@ class Iterate:
 
 @dataclass
 class Sample:
-    """What is kept of a sample: three iterates, its lines of the history, its pictures."""
+    """What is kept of a sample: three iterates, its lines of the history, its pictures.
+
+    `written`: the iterates whose picture files are on disk, by name.
+    """
 
     request: Request
     initial: Iterate | None = None
@@ -74,6 +78,7 @@ class Sample:
     stopped: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
+    written: dict[str, Iterate] = field(default_factory=dict)
 
     @property
     def iterates(self) -> dict[str, Iterate]:
@@ -354,9 +359,7 @@ class RunDirectory:
         self.write_latents()
         if not any(sample.history for sample in self.samples):
             return
-        for sample in self.samples:
-            name = f"samples/{sample.request.name}/trajectory.webp"
-            self.write(name, to_webp(sample.frames))
+        self.for_each_sample(self.write_trajectory)
         rows = [[caption(sample, name) for name in ("initial", "best")] for sample in self.samples]
         self.write(f"{self.batch_folder}grid.png", to_png(draw_grid(rows), level=FAST))
 
@@ -367,6 +370,15 @@ class RunDirectory:
         best = {request.number: sample["best_iteration"] for request, sample in samples}
         if curves:
             self.write("loss.png", draw_curves(curves, best))
+
+    def for_each_sample(self, write: Callable[[Sample], None]) -> None:
+        """Write the samples' files side by side: to encode them is most of a quick run's time."""
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(write, self.samples):
+                pass
+
+    def write_trajectory(self, sample: Sample) -> None:
+        self.write(f"samples/{sample.request.name}/trajectory.webp", to_webp(sample.frames))
 
     def write_latents(self) -> None:
         for sample in self.samples:
@@ -382,9 +394,11 @@ class RunDirectory:
                 self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 
     def write_pictures(self) -> None:
+        """Write the pictures that have changed since they were last written."""
         # A picture made again elsewhere, alone or beside others, is the same file.
         settings = {k: v for k, v in self.config.to_dict().items() if k not in OF_THE_SET}
-        for sample in self.samples:
+
+        def write(sample: Sample) -> None:
             request = sample.request
             text = {
                 "prompt": request.prompt,
@@ -401,8 +415,13 @@ class RunDirectory:
                 ),
             }
             for name, iterate in sample.iterates.items():
+                if sample.written.get(name) is iterate:
+                    continue
                 picture = to_png(to_image(iterate.image), text)
                 self.write(f"samples/{request.name}/{name}.png", picture)
+                sample.written[name] = iterate
+
+        self.for_each_sample(write)
 
     def write_metadata(self, status: str) -> None:
         samples = self.describe()
