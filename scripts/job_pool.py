@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from threading import Lock
 from typing import Self
 
@@ -101,8 +101,8 @@ class Pool:
     def __init__(self, n_together: int) -> None:
         gpus = list_gpus()
         self.workers = [Worker(gpus[k % len(gpus)]) for k in range(n_together)]
-        self.free: SimpleQueue[Worker] = SimpleQueue()
-        for worker in self.workers:
+        self.free: LifoQueue[Worker] = LifoQueue()  # one that has begun before a fresh one
+        for worker in reversed(self.workers):
             self.free.put(worker)
         self.threads = ThreadPoolExecutor(n_together)
 
