@@ -12,6 +12,7 @@ from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.optimize import MicroBatch, Problem
 from doodl_cli.sampling import Table
 
+SMALL_BATCH = 2**33  # bytes of its whole graph: one that a GPU computes faster than it is launched
 STATE_DEVICES = {"mps": torch.device("cpu")}  # which has no float64
 
 
@@ -42,19 +43,24 @@ def pose_problem(
     guidance: Mapping[str, Guidance],
     evaluation: Mapping[str, Callable[..., Tensor]],
     compiled: bool = False,
+    at_the_end: bool = True,
 ) -> Problem:
     """Return the problem of one sample a prompt and seed; on the CPU they are computed one by one.
 
     A `compiled` UNet is always replayed from CUDA graphs, so that a noise renders as it did when it
-    was optimised. Raises ValueError where the memory mode forbids the sampler.
+    was optimised. `at_the_end`: gradients are taken once the picture is finished, and
+    `memory=full` keeps what all evaluations need for them; else each is taken on the way. Raises
+    ValueError where the memory mode forbids the sampler.
     """
     n_together = count_together(model, len(prompts))
     if guidance and not compiled:
         memory = find_memory(model, table, memory, len(prompts))
     else:  # the whole graph is not kept, so what it takes need not be known
         memory = choose_memory(table, memory)
-    captured = (bool(guidance) or compiled) and memory != "full"  # which would replay all twice
-    net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured)
+    whole = bool(guidance) and memory == "full" and at_the_end
+    apart = whole and table.n_calls * n_together * model.bytes_per_call <= SMALL_BATCH
+    captured = (bool(guidance) or compiled) and whole == apart  # one graph would replay all twice
+    net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured, apart)
     return Problem(
         table=table,
         net=net,

@@ -307,12 +307,51 @@ def test_a_batch_that_did_not_fit_is_not_tried_again_by_the_next(monkeypatch, tm
 def test_a_compiled_network_is_replayed_where_nothing_is_guided_too(monkeypatch):
     """Without a graph it would round otherwise than in the run that found the noise."""
     asked = []
-    monkeypatch.setattr(LatentModel, "net", lambda self, *words: asked.append(words[-1]))
+    monkeypatch.setattr(LatentModel, "net", lambda self, *words: asked.append(words[3]))
     model = adapt_pipeline(make_pipeline("sd15"))
     table = SAMPLERS["bdia"](make_grid(model.schedule, 4))
     for compiled in (False, True):
         pose_problem(model, table, ["x"], [""], [0], 2.0, "auto", {}, {}, compiled)
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "at_the_end", "expected"),
+    [
+        ("reversible", 2**33, True, (True, False)),
+        ("full", 2**33, True, (True, True)),
+        ("full", 0, True, (False, False)),
+        ("full", 0, False, (True, False)),
+    ],
+)
+def test_one_graph_serves_gradients_on_the_way_and_one_a_timestep_those_at_the_end(
+    monkeypatch, memory, limit, at_the_end, expected
+):
+    asked = []
+    monkeypatch.setattr(LatentModel, "net", lambda self, *words: asked.append(words[3:]))
+    monkeypatch.setattr(problem_module, "SMALL_BATCH", limit)
+    model = adapt_pipeline(make_pipeline("sd15"))
+    vars(model)["bytes_per_call"] = 1.0
+    table = SAMPLERS["bdia"](make_grid(model.schedule, 4))
+    guidance = {"colourfulness": Guidance(ignore_prompts(colourfulness))}
+    words = ["x"], [""], [0], 2.0, memory, guidance, {}, False, at_the_end
+    pose_problem(model, table, *words)
+    assert asked == [expected]
+
+
+def test_each_timestep_may_have_a_graph_of_its_own():
+    net, asked = make_problem().net, []
+
+    def capture(key, function, *inputs):
+        asked.append(key)
+        return function(*inputs)
+
+    x = torch.zeros(1, 4, 8, 8)
+    for apart in (False, True):
+        for t in (900, 100):
+            replace(net, captures=capture, apart=apart)(x, t)
+    assert len(set(asked[:2])) == 1
+    assert len(set(asked[2:])) == 2
 
 
 def test_a_compiled_network_does_not_keep_its_whole_graph(capsys):
@@ -433,9 +472,12 @@ def test_the_state_may_be_on_the_cpu_while_the_networks_are_on_the_gpu(monkeypat
 
 @gpu
 @pytest.mark.gpu
-def test_graphs_give_the_gradient_of_plain_evaluations(monkeypatch):
+@pytest.mark.parametrize(("memory", "n_graphs"), [("reversible", 1), ("full", 4)])
+def test_graphs_give_the_gradient_of_plain_evaluations(monkeypatch, memory, n_graphs):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    problem = make_problem([0, 1], device="cuda")
+    problem = make_problem([0, 1], device="cuda", memory=memory)
+    problem = replace(problem, net=replace(problem.net, apart=memory == "full"))
     plain = replace(problem, net=replace(problem.net, captures=None))
     found, expected = assess_at_start(problem), assess_at_start(plain)
     assert (found.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
+    assert len(problem.net.captures.known) == n_graphs

@@ -57,7 +57,8 @@ class GuidedNet:
     net = net_negative + cfg_scale (net_prompt - net_negative), one batch of two; `context` is
     (2 b, tokens, d), the negative half first, or (b, tokens, d) for cfg_scale = 1. `added` is what
     else SDXL's UNet is conditioned on, in the same order. With `captures` the evaluations are
-    replayed from CUDA graphs, where the gradient of one costs least before the next evaluation.
+    replayed from CUDA graphs, where the gradient of one costs least before the next evaluation;
+    `apart`: before the next one at the same timestep, as each timestep has a graph of its own.
     """
 
     unet: Any
@@ -66,6 +67,7 @@ class GuidedNet:
     calls: Calls
     added: Mapping[str, Tensor] = field(default_factory=dict)
     captures: Captures | None = None
+    apart: bool = False
 
     def __getitem__(self, samples: slice) -> "GuidedNet":
         """Return the network of some of the samples."""
@@ -81,7 +83,8 @@ class GuidedNet:
         if self.captures is None:
             return self.halves(x, t)[0]
         self.count(x)
-        return self.captures(self.cfg_scale, self.guided, *self.inputs(x, t)).to(x.device)
+        key = (self.cfg_scale, t if self.apart else None)
+        return self.captures(key, self.guided, *self.inputs(x, t)).to(x.device)
 
     def halves(self, x: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the guided output and the one for the negative prompt, of one evaluation.
@@ -201,10 +204,12 @@ class LatentModel:
         negative_prompts: list[str],
         cfg_scale: float,
         captured: bool = False,
+        apart: bool = False,
     ) -> Net:
         """Return the guided network for one prompt a sample.
 
-        `captured`: on a GPU its evaluations are replayed from CUDA graphs.
+        `captured`: on a GPU its evaluations are replayed from CUDA graphs; `apart`: from one for
+        each timestep, which holds what its gradient needs.
         """
         states, pooled = self.encode_text(prompts)
         if cfg_scale != 1.0:
@@ -215,7 +220,7 @@ class LatentModel:
         states = states.to(self.unet.dtype)
         added = {} if pooled is None else self.add_sizes(pooled.to(self.unet.dtype))
         captures = self.captures if captured and self.device.type == "cuda" else None
-        return GuidedNet(self.unet, states, cfg_scale, self.calls, added, captures)
+        return GuidedNet(self.unet, states, cfg_scale, self.calls, added, captures, apart)
 
     def add_sizes(self, pooled: Tensor) -> dict[str, Tensor]:
         """Return SDXL's further conditions: pictures that were neither scaled nor cropped."""
