@@ -4,7 +4,8 @@ Seven sets of emoji are rasterised to 64 x 64 RGBA: 240 px vector renderings (25
 the 3d set) reduced with premultiplied alpha to 60 px on a 64 px canvas. Keeping alpha makes a
 picture over any background colour exact. Only the toneless drawing of an emoji is kept; mirrored
 copies and near-duplicates within a style are dropped. Near-duplicates across styles share their
-hashed `split` and `half`, so that an unseen drawing has no twin among the training drawings.
+hashed `split` and `half`, so that an unseen drawing has no twin among the training drawings, and
+`class_half`, which divides each concept's drawings evenly.
 
     python scripts/embedded/data.py --out build/emoji
 """
@@ -458,6 +459,22 @@ def over(rgba: np.ndarray, background) -> np.ndarray:
     return np.rint(rgb).astype(np.uint8)
 
 
+def halve_concepts(rows: list[dict], leaders: list[int]) -> dict[int, str]:
+    """Return a half, A or B, by leading twin: of each concept as many drawings in one as in other.
+
+    By chance alone one half has a single penguin, and a classifier of it cannot tell another.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for i in sorted(set(leaders), key=lambda i: uniform("class half " + rows[i]["id"])):
+        concept = rows[i]["vocabulary"] or rows[i]["hexcode"]
+        found.setdefault((concept, rows[i]["split"]), []).append(i)
+    return {
+        i: "AB"[(k + (uniform("first half " + concept) < 0.5)) % 2]
+        for (concept, _), drawings in found.items()
+        for k, i in enumerate(drawings)
+    }
+
+
 def build(out: Path) -> list[dict]:
     """Write drawings.bin and drawings.jsonl into `out`; return the rows."""
     contents = fetch(out / "packages")
@@ -488,19 +505,23 @@ def build(out: Path) -> list[dict]:
         rows, rgba, small = [rows[i] for i in kept], rgba[kept], small[kept]
         blobs = pool.map(encode, rgba, chunksize=64)
     offset = 0
-    for row, blob, leader in zip(rows, blobs, twin_leaders(rows, small), strict=True):
+    leaders = twin_leaders(rows, small)
+    for row, blob, leader in zip(rows, blobs, leaders, strict=True):
         name = rows[leader]["id"]
         row["offset"], row["length"] = offset, len(blob)
         row["split"] = "unseen" if uniform(name) < 0.05 else "train"
         row["half"] = "A" if uniform("half " + name) < 0.5 else "B"
         offset += len(blob)
+    halves = halve_concepts(rows, leaders)
+    for row, leader in zip(rows, leaders, strict=True):
+        row["class_half"] = halves[leader]
     check(rows)
     (out / "drawings.bin").write_bytes(b"".join(blobs))
     (out / "drawings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} drawings, {offset / 1e6:.1f} MB")
     for style, n in Counter(row["style"] for row in rows).items():
         print(f"  {style:9} {n:5} of {found[style]}")
-    for field in ("split", "half", "group", "vocabulary"):
+    for field in ("split", "half", "class_half", "group", "vocabulary"):
         print(field, dict(Counter(row[field] for row in rows)))
     return rows
 

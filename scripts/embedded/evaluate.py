@@ -180,7 +180,7 @@ def main() -> None:
     for half, other in (("a", "B"), ("b", "A")):
         model = ResNetForImageClassification.from_pretrained(args.model / f"classifier_{half}")
         model = model.float().to(device).eval()
-        found, right = class_indices(rows, split="train", half=other)
+        found, right = class_indices(rows, split="train", class_half=other)
         known = [k for k, name in enumerate(bare) if name in number]
         known = [k + len(captions) * seed for seed in range(args.seeds) for k in known]
         for name, picture, goal in (

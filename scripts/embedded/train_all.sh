@@ -52,8 +52,9 @@ case $stage in
     cp -r $keep/. doodl_cli/assets/emoji/
     ;;
 4)
-    # On the GPUs in turn. In use: of 440 s on two H200, C and classifier B for two thirds, after 300 s
-    # of C alone on an H200, and 2,400 steps of B on a CPU (--rate 6e-4 --batch 192, 5,000 pictures).
+    # On the GPUs in turn. In use: of 440 s on two H200, C for two thirds, after 300 s of C alone on an
+    # H200, and 2,400 steps of B on a CPU (--rate 6e-4 --batch 192, 5,000 pictures); the classifiers
+    # for 370 s, each on an H200, and beside A 230 s of noise_aware.
     gpus=$(nvidia-smi -L | wc -l) seconds=$(($(left) * 4 / 5))
     for x in A B C; do
         y=$(echo $x | tr ABC abc) n=$((n + 1))

@@ -1,4 +1,4 @@
-"""Train one of the two classifiers of the embedded model on its half of the drawings.
+"""Train one of the two classifiers of the embedded model on its half of each concept's drawings.
 
 The head is trained on every concept of the half, so that the features see all drawings; only its
 first rows, the classes of `sets/classes.txt`, are kept and trained against each other.
@@ -82,8 +82,8 @@ def main() -> None:
     clock = Clock(args.seconds, 3 if args.smoke else None)
     drawings, rows, means = load_drawings(args.data, device)
     labels = [line.split("\t")[0] for line in read_set("classes.txt")]
-    train = indices_where(rows, split="train", half=args.half)
-    found, target = class_indices(rows, split="train", half=args.half)
+    train = indices_where(rows, split="train", class_half=args.half)
+    found, target = class_indices(rows, split="train", class_half=args.half)
     number = dict(zip((rows[i]["hexcode"] for i in found), target, strict=True))
     for i in train:
         number.setdefault(rows[i]["hexcode"], len(labels) + len(number))
@@ -158,7 +158,7 @@ def main() -> None:
     )
     model = model.float().to(device).eval()
     for side in "AB":
-        found, target = class_indices(rows, split="train", half=side)
+        found, target = class_indices(rows, split="train", class_half=side)
         with torch.no_grad():
             logits = model(2 * compose_plain(drawings, found) - 1).logits
         right = (logits.argmax(1).cpu() == torch.tensor(target)).float()

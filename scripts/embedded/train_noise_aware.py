@@ -1,4 +1,4 @@
-"""Train the classifier of noisy latents of the embedded model on half A of the drawings.
+"""Train the classifier of noisy latents of the embedded model on classifier A's drawings.
 
 Latents of the auto-encoder get noise of the denoiser's own schedule, all timesteps alike; the
 classes are those of `sets/classes.txt`, as the other classifiers'. Half B measures.
@@ -72,7 +72,7 @@ def main() -> None:
     clock = Clock(args.seconds, 3 if args.smoke else None)
     drawings, rows, means = load_drawings(args.data, device)
     labels = [line.split("\t")[0] for line in read_set("classes.txt")]
-    found, target = class_indices(rows, split="train", half="A")
+    found, target = class_indices(rows, split="train", class_half="A")
     number = dict(zip(found, target, strict=True))
     n = 200 if args.smoke else 100_000
     examples = draw_examples(rows, means, found, n, 9, several=0.0)
@@ -113,7 +113,7 @@ def main() -> None:
     model.load_state_dict({name: p.float() for name, p in state.items()})
     model.eval()
     for half in "AB":
-        found, target = class_indices(rows, split="train", half=half)
+        found, target = class_indices(rows, split="train", class_half=half)
         z = encode(vae, compose_plain(drawings, found))
         shares = []
         for at in MEASURED_AT:
