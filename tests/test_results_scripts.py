@@ -150,7 +150,9 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.entry()["overrides"] == ["method.strength=3.2e+05"]
     found = search("complex", "one_step", lambda s: -abs(s - 3.4))
     assert found.entry()["overrides"] == ["method.strength=56"]  # 10 ** 1.75
-    found = search("complex", "doodl", lambda moved, clip, n, m, g: n - clip - abs(moved + 5) - m)
+    found = search(
+        "complex", "doodl", lambda moved, clip, n, m, g: n - clip - abs(moved + 5) - m - g / 2
+    )
     assert found.best == (-5, 0, 5, 0, 0)
     words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.n_candidates=1"]
     words.append("optimizer.lr=3.2e+02")
