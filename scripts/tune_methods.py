@@ -38,7 +38,7 @@ KEEP: Mapping[str, Mapping[str, float]] = {  # shares of the plain pictures' mea
     "aesthetic": {"clip_text_b": 0.9},
 }
 AT_LIMIT = ("aesthetic",)  # where the score rises as far as KEEP allows
-ROUNDS = 6  # of settings beside the best one
+ROUNDS = 8  # of settings beside the best one
 FINE = 0.5  # the last round's step
 FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
 SEARCH = 0.75  # of a budget, the most that candidates may take
