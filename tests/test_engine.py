@@ -14,7 +14,7 @@ from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
 from doodl_cli.models import latent_model
-from doodl_cli.models.capture import Captured, Captures
+from doodl_cli.models.capture import Captured, Captures, Replay
 from doodl_cli.models.clip import Clip, SelfAttention
 from doodl_cli.models.decoder import decode_sparingly
 from doodl_cli.models.half import in_half
@@ -352,6 +352,38 @@ def test_each_timestep_may_have_a_graph_of_its_own():
             replace(net, captures=capture, apart=apart)(x, t)
     assert len(set(asked[:2])) == 1
     assert len(set(asked[2:])) == 2
+
+
+class Drawn:
+    """A captured function without a GPU: like a graph it holds the last evaluation alone."""
+
+    def __init__(self, function):
+        self.function, self.n_replays = function, 0
+
+    def evaluate(self, x, *others):
+        self.n_replays += 1
+        with torch.enable_grad():
+            self.x = x.detach().requires_grad_()
+            self.out = self.function(self.x, *others)
+        return self.out.detach()
+
+    def pull_back(self, cotangent):
+        return torch.autograd.grad(self.out, self.x, cotangent)[0]
+
+
+@pytest.mark.parametrize(("apart", "n_evaluations"), [(True, 4), (False, 7)])
+def test_a_whole_graph_of_replays_is_evaluated_once_where_timesteps_are_apart(apart, n_evaluations):
+    problem, drawn = make_problem(memory="full"), {}
+
+    def capture(key, function, *inputs):
+        graph = drawn.setdefault(key, Drawn(function))
+        return Replay.apply(inputs[0], graph, inputs[1:])
+
+    replayed = replace(problem, net=replace(problem.net, captures=capture, apart=apart))
+    found, expected = assess_at_start(replayed), assess_at_start(problem)
+    assert torch.equal(found.images, expected.images)
+    assert (found.gradient - expected.gradient).norm() < 1e-5 * expected.gradient.norm()
+    assert sum(graph.n_replays for graph in drawn.values()) == n_evaluations
 
 
 def test_a_compiled_network_does_not_keep_its_whole_graph(capsys):
