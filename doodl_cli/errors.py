@@ -28,8 +28,13 @@ class OutOfTime(Exception):
 NO_ROOM = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Whether a GPU's memory is too small: PyTorch found no room, or a library beneath it."""
+def lacks_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory is too small: PyTorch found no room, or a library beneath it.
+
+    Where that ended the capture of a graph, the end of the capture is an error in its turn.
+    """
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM):
+        return True
+    return error.__context__ is not None and lacks_memory(error.__context__)

@@ -1,5 +1,6 @@
 """The engine: half precision that does not underflow, little memory, batches that halve, graphs."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -10,11 +11,12 @@ from diffusers import AutoencoderKL
 
 from doodl_cli import cli
 from doodl_cli import problem as problem_module
+from doodl_cli.errors import lacks_memory
 from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
 from doodl_cli.models import latent_model
-from doodl_cli.models.capture import Captured, Captures, Replay
+from doodl_cli.models.capture import N_WARM_UP, Captured, Captures, Replay
 from doodl_cli.models.clip import Clip, SelfAttention
 from doodl_cli.models.decoder import decode_sparingly
 from doodl_cli.models.half import in_half
@@ -185,6 +187,24 @@ def test_a_library_that_finds_no_room_halves_a_batch_and_other_errors_do_not():
     with pytest.raises(RuntimeError, match="shapes"):
         assess_at_start(problem)
     assert tried == [2]
+
+
+def test_too_little_memory_that_ends_a_capture_is_still_too_little_memory():
+    @contextmanager
+    def capture():
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+    def fail(error):
+        with capture():
+            raise error
+
+    for error, expected in ((torch.OutOfMemoryError("no room"), True), (ValueError(), False)):
+        with pytest.raises(RuntimeError) as caught:
+            fail(error)
+        assert lacks_memory(caught.value) is expected
 
 
 def test_what_does_not_fit_gives_back_the_graphs_of_scorers_too():
@@ -500,6 +520,25 @@ def test_the_state_may_be_on_the_cpu_while_the_networks_are_on_the_gpu(monkeypat
     here = assess_at_start(replace(make_problem([0, 1], device="cuda"), device=torch.device("cpu")))
     difference = here.gradient - there.gradient.cpu()
     assert difference.norm() < 1e-5 * here.gradient.norm()
+
+
+@gpu
+@pytest.mark.gpu
+def test_a_capture_that_does_not_fit_is_too_little_memory_and_leaves_the_gpu_usable():
+    tried = []
+
+    def function(x):
+        tried.append(x)
+        if len(tried) == N_WARM_UP + 1:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return x.square()
+
+    x = torch.ones(2, device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError) as caught:
+        Captured(function, (x,))
+    assert lacks_memory(caught.value)
+    (gradient,) = torch.autograd.grad(Captured(lambda x: x.square(), (x,))(3 * x).sum(), x)
+    assert gradient.tolist() == [18.0, 18.0]
 
 
 @gpu
