@@ -354,6 +354,11 @@ class Config:
         return self.method.name in GUIDED
 
     @property
+    def differentiates_chain(self) -> bool:
+        """Whether gradients are the finished picture's, through the whole chain."""
+        return self.method.name in ("doodl", "full_chain")
+
+    @property
     def last_iteration(self) -> int:
         """The iteration of the last record of a sample; the first, the plain picture, is 0."""
         if self.method.name == "doodl":

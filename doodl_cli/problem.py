@@ -48,9 +48,9 @@ def pose_problem(
     """Return the problem of one sample a prompt and seed; on the CPU they are computed one by one.
 
     A `compiled` UNet is always replayed from CUDA graphs, so that a noise renders as it did when it
-    was optimised. `at_the_end`: gradients are taken once the picture is finished, and
-    `memory=full` keeps what all evaluations need for them; else each is taken on the way. Raises
-    ValueError where the memory mode forbids the sampler.
+    was optimised. `at_the_end`: gradients are taken once the picture is finished, which `memory` is
+    about; else each is taken on the way. Raises ValueError where the memory mode forbids the
+    sampler.
     """
     n_together = count_together(model, len(prompts))
     if guidance and not compiled:
@@ -59,7 +59,8 @@ def pose_problem(
         memory = choose_memory(table, memory)
     whole = bool(guidance) and memory == "full" and at_the_end
     apart = whole and table.n_calls * n_together * model.bytes_per_call <= SMALL_BATCH
-    captured = (bool(guidance) or compiled) and whole == apart  # one graph would replay all twice
+    one_graph = not whole  # which would replay all twice
+    captured = (bool(guidance) or compiled) and (one_graph or apart)
     net = model.net(list(prompts), list(negative_prompts), cfg_scale, captured, apart)
     return Problem(
         table=table,

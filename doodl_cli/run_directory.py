@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -394,34 +395,35 @@ class RunDirectory:
                 self.write(f"samples/{sample.request.name}/latents.safetensors", save(pairs))
 
     def write_pictures(self) -> None:
-        """Write the pictures that have changed since they were last written."""
         # A picture made again elsewhere, alone or beside others, is the same file.
         settings = {k: v for k, v in self.config.to_dict().items() if k not in OF_THE_SET}
+        self.for_each_sample(partial(self.write_changed_pictures, settings=settings))
 
-        def write(sample: Sample) -> None:
-            request = sample.request
-            text = {
-                "prompt": request.prompt,
-                "negative_prompt": request.negative_prompt,
-                "seed": str(request.seed),
-                "model": self.config.model.name,
-                "settings": to_json(
-                    {
-                        **settings,
-                        "prompt": request.prompt,
-                        "negative_prompt": request.negative_prompt,
-                        "seed": request.seed,
-                    }
-                ),
-            }
-            for name, iterate in sample.iterates.items():
-                if sample.written.get(name) is iterate:
-                    continue
-                picture = to_png(to_image(iterate.image), text)
-                self.write(f"samples/{request.name}/{name}.png", picture)
-                sample.written[name] = iterate
-
-        self.for_each_sample(write)
+    def write_changed_pictures(self, sample: Sample, settings: dict[str, Any]) -> None:
+        """Write those of a sample's pictures that have changed since they were last written."""
+        changed = {
+            name: iterate
+            for name, iterate in sample.iterates.items()
+            if sample.written.get(name) is not iterate
+        }
+        if not changed:
+            return
+        request = sample.request
+        own = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+        }
+        text = {
+            **own,
+            "seed": str(request.seed),
+            "model": self.config.model.name,
+            "settings": to_json({**settings, **own}),
+        }
+        for name, iterate in changed.items():
+            picture = to_png(to_image(iterate.image), text)
+            self.write(f"samples/{request.name}/{name}.png", picture)
+        sample.written |= changed
 
     def write_metadata(self, status: str) -> None:
         samples = self.describe()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 
+from doodl_cli import run_directory
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.arguments import quote
 from doodl_cli.commands.destination import check_free, claim
@@ -145,6 +146,20 @@ def test_pictures_keep_their_size_and_say_how_they_were_made(run):
     assert json.loads(picture.text["settings"])["sampler"]["name"] == "bdia"
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     assert torch.equal(pixels, make_record(1).images[0])
+
+
+def test_a_picture_is_written_again_only_where_it_has_changed(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(run_directory, "FLUSH_SECONDS", -1.0)
+    with open_directory(tmp_path / "run") as directory:
+        write = directory.write
+        monkeypatch.setattr(directory, "write", lambda *w: (written.append(w[0]), write(*w)))
+        for i in range(3):
+            directory.add(make_record(i, best=(i < 2, i == 0)))
+    counts = {
+        name: written.count(f"samples/000/{name}.png") for name in ("initial", "best", "final")
+    }
+    assert counts == {"initial": 1, "best": 2, "final": 3}
 
 
 def test_the_trajectory_shows_every_iteration_enlarged(run):

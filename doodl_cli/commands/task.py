@@ -188,7 +188,7 @@ def make_problem(
             guidance=guidance or {},
             evaluation=evaluation or {},
             compiled=config.compile,
-            at_the_end=config.method.name in ("doodl", "full_chain"),
+            at_the_end=config.differentiates_chain,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
