@@ -58,9 +58,9 @@ STRENGTH = {"method.strength": range(0, 9, 2)}
 GRIDS = {
     "doodl": {
         MOVED: (-6, -4, -2, 0),
-        "optimizer.clip": (0, 1),
-        "sampler.n_steps": (1,),
-        "optimizer.n_candidates": (1, 3),
+        "optimizer.clip": (0,),
+        "sampler.n_steps": (0, 1),
+        "optimizer.n_candidates": (1, 3, 5),
         "sampler.gamma": (1,),
     },
     "best_of_n": {"sampler.n_steps": (1, 4), "sampler.gamma": (1,)},

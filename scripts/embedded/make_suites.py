@@ -31,18 +31,22 @@ from doodl_cli.bench.checks import BACKGROUNDS
 
 SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
 SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
-N_SEEDS = {"vocabulary": 8, "complex": 3, "aesthetic": 3, "tuning/complex": 2}
+N_SEEDS = {
+    "vocabulary": 8,
+    "complex": 3,
+    "aesthetic": 3,
+    "tuning/complex": 2,
+    "tuning/vocabulary": 8,
+}
 FIRST_TUNING_SEED = 10_000
 COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
-TUNING_CLASSES = (
-    "cat",
-    "dolphin",
-    "rose",
-    "sunflower",
-    "hamburger",
-    "grapes",
-    "motorcycle",
-    "ship",
+TUNING_CLASSES = (  # of the groups of VOCABULARY, in its shares
+    *("cat", "dolphin", "turtle", "owl"),
+    *("rose", "sunflower", "hibiscus"),
+    *("hamburger", "grapes", "shortcake", "tangerine"),
+    *("motorcycle", "ship"),
+    *("saxophone", "drum"),
+    *("television",),
 )
 
 
@@ -175,7 +179,7 @@ def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
 
 
 def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
-    """Write what methods are tuned on: fifty or a hundred noises each, a batch."""
+    """Write what methods are tuned on: fifty to a hundred and thirty noises each."""
     captions = read_set("retrieval_captions.txt")
     names = sorted({row["name"] for row in rows if row["split"] == "train"} - set(VOCABULARY))
     names = [name for name in names if with_article(name) not in captions]
@@ -188,7 +192,7 @@ def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
     classes = [
         {"prompt": GROUP_CAPTIONS[group[name]], "target": name, "check": {"class": name}}
         for name in TUNING_CLASSES
-        for _ in range(6)
+        for _ in range(N_SEEDS["tuning/vocabulary"])
     ]
     write("tuning/vocabulary", classes, FIRST_TUNING_SEED)
     codes = {row["name"]: row["hexcode"] for row in rows}
@@ -205,7 +209,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
     rgba, rows = load(parser.parse_args().data)
-    shutil.rmtree(SUITES, ignore_errors=True)
+    for folder in [path for path in SUITES.iterdir() if path.is_dir()]:
+        shutil.rmtree(folder)
     write("complex", N_SEEDS["complex"] * make_complex(SEED))
     write("vocabulary", make_vocabulary())
     draw_real(SUITES / "vocabulary", rgba, rows, Random(SEED_OF_DRAWINGS))
