@@ -159,8 +159,10 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert found.entry()["overrides"] == words
     assert found.open_ends() == []
     found = search("complex", "doodl", lambda moved, clip, n, m, g: n + m + g)
-    assert found.best == (-6, 0, 4, 3, 1)  # more candidates would take the whole budget
-    assert "sampler.gamma=0.5" in found.entry()["overrides"]  # which 20 steps do not allow
+    assert found.best == (-6, 0, 1, 5, 1)  # 6 steps of 64 candidates would take the whole budget
+    found = search("complex", "doodl", lambda moved, clip, n, m, g: 3 * n - m + g)
+    assert found.best == (-6, 0, 4, 0, 1)  # 20 steps do not allow this gamma
+    assert "sampler.gamma=0.5" in found.entry()["overrides"]
 
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):
