@@ -1,6 +1,7 @@
 """Fixtures of the tests of the command line, and Triton's interpreter where there is no GPU."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 
 if not torch.cuda.is_available():  # before anything imports Triton, which reads it then
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Jobs in a shell's background ignore Ctrl-C, and so would what the tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
