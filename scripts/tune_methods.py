@@ -3,17 +3,23 @@
 The prompts are tuning/'s, which no suite has, and the figure is the held-out score that decides
 there. Baselines and `doodl` are tuned alike: a coarse grid of powers of ten, then, as long as it
 helps, the settings beside the best one, half a power of ten away, so that the best lies inside what
-was tried, and at last those a quarter away. Only settings count that KEEP what is not scored: of
-the plain pictures of complex prompts as many checks as hold, of those whose colourfulness decides
-most of the similarity to the prompt, as otherwise strengths would be best that leave nothing of a
-picture. There all methods go as far as that allows, so the steps end at a sixteenth of a power of
-ten, and `doodl`'s grid is of small steps and many candidates. With the whole sweep the best is
-written to doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
+was tried, and at last those a quarter away. Of settings that a standard error does not tell from
+the one of the highest score, that one is chosen whose pictures show most of what can be checked: by
+the score alone chance would choose between them.
+
+Only settings count that KEEP what is not scored: of the plain pictures of complex prompts as many
+checks as hold, of those whose colourfulness decides most of the similarity to the prompt, as
+otherwise strengths would be best that leave nothing of a picture. There all methods go as far as
+that allows, so the steps end at a sixteenth of a power of ten, and `doodl`'s grid is of small steps
+and many candidates. With the whole sweep the best is written to
+doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 16 [--out build/tuning] [--suites complex ...]
-        [--methods doodl ...]
+        [--methods doodl ...] [--measured FILE.csv.gz]
 
-The benches stay in the folder: what was cut short goes on, what is done is read.
+The scores by prompt that it rests on are in docs/results/tuning.csv.gz: a setting that was measured
+there on the same prompts with the same weights is not measured again; another file has it done. The
+benches stay in the folder: what was cut short goes on.
 """
 
 import argparse
@@ -25,18 +31,26 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import yaml
 from job_pool import COSTS, Job, Pool
+from measured import Bench, Measured, Scores, fingerprint
+from scipy.stats import sem
 
+from doodl_cli.bench.collect import CHECKS
 from doodl_cli.bench.suite import TUNED, packaged
+from doodl_cli.bench.tables import average
 from doodl_cli.files import read_values, write_whole
 from doodl_cli.sampling.bdia import MOST_GROWTH, find_gamma
 
+MEASURED = Path(__file__).parents[1] / "docs/results/tuning.csv.gz"
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
+PLAIN = "none"  # the method of plain pictures
 KEEP: Mapping[str, Mapping[str, float]] = {  # shares of the plain pictures' means
-    "complex": {"checks": 1.0},
+    "complex": {CHECKS: 1.0},
     "aesthetic": {"clip_text_b": 0.9},
 }
+CHECKED = ("complex", "vocabulary")  # suites whose prompts say what can be checked
 AT_LIMIT = ("aesthetic",)  # where the score rises as far as KEEP allows
 ROUNDS = 8  # of settings beside the best one
 FINE = 0.5  # the last round's step
@@ -81,6 +95,13 @@ def read_suite(suite: str) -> dict:
     return yaml.safe_load(path.read_text())
 
 
+@cache
+def tell_apart(suite: str) -> str:
+    """Return the fingerprint of the prompts that methods are tuned on, and of all weights."""
+    tuning, weights = packaged() / "tuning", packaged().with_name("emoji")
+    return fingerprint([tuning / f"{suite}.jsonl", tuning / suite, weights])
+
+
 def tuning_words(suite: str) -> list[str]:
     """Return the words of a bench of a suite on the prompts that methods are tuned on."""
     part = f"suite.parts.{suite}"
@@ -89,13 +110,14 @@ def tuning_words(suite: str) -> list[str]:
 
 @dataclass
 class Search:
-    """A method's settings on a suite: with each, the means of the deciding score and of others."""
+    """A method's settings on a suite: with each, the deciding score and others."""
 
     suite: str
     method: str
     out: Path
+    measured: Measured
     words: list[str]
-    found: dict[Setting, dict[str, float]] = field(default_factory=dict)
+    found: dict[Setting, Scores] = field(default_factory=dict)
 
     @property
     def judge(self) -> str:
@@ -103,25 +125,47 @@ class Search:
         return read_suite(self.suite)["parts"][self.suite]["judge"]
 
     @property
+    def names(self) -> list[str]:
+        """The scores that have a part in the choice, the deciding one first."""
+        checks = [CHECKS] if self.suite in CHECKED else []
+        return list(dict.fromkeys([self.judge, *checks, *KEEP.get(self.suite, ())]))
+
+    @property
     def least(self) -> dict[str, float]:
         """What the scores to keep must not be below."""
         shares = KEEP.get(self.suite)
         if shares is None:
             return {}
-        means = read_means(self.plain, shares)
-        return {name: share * means[name] for name, share in shares.items()}
+        plain = self.measured.found[self.name(PLAIN, [])]
+        return {name: share * float(plain[name].mean()) for name, share in shares.items()}
+
+    @property
+    def kept(self) -> list[Setting]:
+        """The settings that keep enough, else those that keep most."""
+        least = self.least
+        lacking = {
+            setting: sum(max(most - found[name].mean(), 0.0) for name, most in least.items())
+            for setting, found in self.found.items()
+        }
+        return [x for x in self.found if lacking[x] == min(lacking.values())]
+
+    @property
+    def highest(self) -> Setting:
+        """The setting of the highest score of those that are kept."""
+        return max(self.kept, key=self.score)
 
     @property
     def best(self) -> Setting:
-        """The setting of the highest score of those that keep enough, else what keeps most."""
-        least = self.least
+        """The setting to choose: by the checks, where there are any, of those near the highest."""
+        if self.suite not in CHECKED:
+            return self.highest
+        top = self.found[self.highest][self.judge]
+        near = [x for x in self.kept if within_error(self.found[x][self.judge], top)]
+        return max(near, key=lambda x: (self.found[x][CHECKS].mean(), self.score(x)))
 
-        def rank(setting: Setting) -> tuple[float, float]:
-            found = self.found[setting]
-            lacking = sum(max(most - found[name], 0.0) for name, most in least.items())
-            return -lacking, found[self.judge]
-
-        return max(self.found, key=rank)
+    def score(self, setting: Setting) -> float:
+        """Return the mean of the deciding score."""
+        return float(self.found[setting][self.judge].mean())
 
     def values(self, setting: Setting) -> dict[str, float]:
         """Return the value of each key that has not its default."""
@@ -147,14 +191,10 @@ class Search:
             values["optimizer.lr"] = values.pop(MOVED) / values["optimizer.clip"]
         return [f"{key}={value:.2g}" for key, value in values.items()]
 
-    @property
-    def plain(self) -> Job:
-        """The bench of plain pictures."""
-        return self.make_job("none", [])
-
-    def job(self, setting: Setting) -> Job:
-        """Return the bench of a setting."""
-        return self.make_job(self.method, self.overrides(setting))
+    def name(self, method: str, overrides: list[str]) -> Bench:
+        """Return what the bench of a setting is known by."""
+        words = " ".join([*overrides, *self.words])
+        return Bench(self.suite, method, words, tell_apart(self.suite))
 
     def make_job(self, method: str, overrides: list[str]) -> Job:
         """Return a bench on the prompts to tune on."""
@@ -162,26 +202,39 @@ class Search:
         folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
         return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
 
+    def measure(self, pool: Pool, method: str, settings: list[list[str]]) -> list[Scores]:
+        """Return the scores of a method with overrides, measured where they are not known."""
+        benches = [self.name(method, overrides) for overrides in settings]
+        jobs = {
+            bench: self.make_job(method, overrides)
+            for bench, overrides in zip(benches, settings, strict=True)
+            if not self.measured.has(bench, self.names)
+        }
+        try:
+            pool.run(jobs.values())
+        finally:
+            for bench, job in jobs.items():
+                if job.done:
+                    self.measured.add(bench, read_scores(job, self.names))
+        return [self.measured.found[bench] for bench in benches]
+
     def propose(self, step: float = 1) -> list[Setting]:
-        """Return the settings to try next: the grid, then those a step beside the best one."""
+        """Return the settings to try next: the grid, then those a step beside the best ones."""
         if not self.found:
             gentle = self.method == "doodl" and self.suite in AT_LIMIT
             grid = GENTLE if gentle else GRIDS[self.method]
             return list(itertools.product(*grid.values()))
-        beside = neighbours(self.best, list(GRIDS[self.method]), step)
-        return [
-            setting for setting in beside if setting not in self.found and self.feasible(setting)
-        ]
+        keys = list(GRIDS[self.method])
+        beside = [x for at in (self.highest, self.best) for x in neighbours(at, keys, step)]
+        return [x for x in dict.fromkeys(beside) if x not in self.found and self.feasible(x)]
 
     def run(self, pool: Pool) -> None:
         """Measure the grid, and then what is beside the best setting."""
         finest = FINEST if self.suite in AT_LIMIT else ()
-        names = [self.judge, *KEEP.get(self.suite, ())]
         for step in (*[1] * (1 + ROUNDS), FINE, *finest):
             proposed = self.propose(step)
-            pool.run(self.job(setting) for setting in proposed)
-            for setting in proposed:
-                self.found[setting] = read_means(self.job(setting), names)
+            scores = self.measure(pool, self.method, [self.overrides(x) for x in proposed])
+            self.found |= zip(proposed, scores, strict=True)
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -192,20 +245,35 @@ class Search:
             if key not in LISTED and best in (min(tried), max(tried))
         ]
 
+    def means(self, setting: Setting) -> dict[str, float]:
+        """Return the means over prompts with a setting."""
+        return {name: float(self.found[setting][name].mean()) for name in self.names}
+
     def entry(self) -> dict:
         """Return what tuned.json holds."""
         sweep = {
-            " ".join(self.overrides(setting)): self.found[setting] for setting in sorted(self.found)
+            " ".join(self.overrides(setting)): self.means(setting) for setting in sorted(self.found)
         }
         least = {"least": self.least} if self.least else {}
         chosen = self.overrides(self.best)
         return {"overrides": chosen, "score": self.judge, **least, "sweep": sweep}
 
 
-def read_means(job: Job, names: Iterable[str]) -> dict[str, float]:
-    """Return the means of scores over pictures."""
+def read_scores(job: Job, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return scores over prompts, the mean over its seeds of each; a class is one of its own."""
     lines = job.read_lines()
-    return {name: sum(float(line[name]) for line in lines) / len(lines) for name in names}
+    return {
+        name: np.array(
+            [*average((x["prompt"] + x["target"], float(x[name])) for x in lines).values()]
+        )
+        for name in names
+    }
+
+
+def within_error(values: np.ndarray, top: np.ndarray) -> bool:
+    """Whether a standard error of their difference, paired by prompt, hides which are higher."""
+    lost = top - values
+    return not lost.any() or (len(lost) > 1 and lost.mean() <= sem(lost))
 
 
 def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
@@ -225,22 +293,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tuning"))
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=list(GRIDS))
+    parser.add_argument("--measured", type=Path, default=MEASURED)
     parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
     args = parser.parse_args()
+    measured = Measured(args.measured)
     searches = [
-        Search(suite, method, args.out.absolute(), args.words)
+        Search(suite, method, args.out.absolute(), measured, args.words)
         for suite in args.suites
         for method in args.methods
         if method != "noise_aware" or suite == "vocabulary"  # it is a classifier itself
     ]
     with ThreadPoolExecutor(len(searches)) as threads, Pool(args.jobs) as pool:
-        pool.run({one.suite: one.plain for one in searches}.values())
+        of_suites = {one.suite: one for one in searches}.values()
+        list(threads.map(lambda one: one.measure(pool, PLAIN, [[]]), of_suites))
         list(threads.map(lambda one: one.run(pool), searches))
     path = packaged() / TUNED
     tuned = read_values(path, json.loads)
     for one in searches:
         tuned.setdefault(one.suite, {})[one.method] = one.entry()
-        found = f"{one.judge} {one.found[one.best][one.judge]:.4g} ({len(one.found)} settings)"
+        found = f"{one.judge} {one.score(one.best):.4g} ({len(one.found)} settings)"
         print(one.suite, one.method, *one.overrides(one.best), found)
         for key in one.open_ends():
             print(f"  {key}: the best value is the last one that was tried")

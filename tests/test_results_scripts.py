@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ import job_pool
 import measure_ablations
 import tune_methods
 import write_results
+from measured import Bench, Measured, fingerprint
 
 PROGRAM = """
 import os, pathlib, sys, time
@@ -121,22 +124,29 @@ def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, c
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     """Search on scores that are functions of the settings; of plain pictures what is kept is 1."""
+    settings = {}
 
     class Known(tune_methods.Search):
-        plain = None
+        def overrides(self, setting):
+            words = super().overrides(setting)
+            settings[tuple(words)] = setting
+            return words
 
-        def job(self, setting):
-            return setting
+        def make_job(self, method, overrides):
+            return SimpleNamespace(setting=settings.get(tuple(overrides)), done=True)
 
     def run(suite, method, score, kept=lambda *_: 1.0):
-        def read_means(job, names):
-            names = list(names)
-            if job is None:
-                return dict.fromkeys(names, 1.0)
-            return {names[0]: score(*job), **dict.fromkeys(names[1:], kept(*job))}
+        def read_scores(job, names):
+            first, *others = names
+            if job.setting is None:
+                return dict.fromkeys(names, np.ones(1))
+            scores = {first: score(*job.setting), **dict.fromkeys(others, kept(*job.setting))}
+            return {name: np.atleast_1d(value) for name, value in scores.items()}
 
-        monkeypatch.setattr(tune_methods, "read_means", read_means)
-        known = Known(suite, method, tmp_path, [])
+        monkeypatch.setattr(tune_methods, "read_scores", read_scores)
+        path = tmp_path / f"{len([*tmp_path.iterdir()])}.csv.gz"
+        known = Known(suite, method, tmp_path, Measured(path), [])
+        known.measure(Mock(), tune_methods.PLAIN, [[]])
         known.run(Mock())
         return known
 
@@ -184,6 +194,72 @@ def test_only_settings_that_keep_what_is_not_scored_are_chosen(search):
     small = search("aesthetic", "doodl", lambda *s: -s[0], lambda *s: 1.0)
     assert min(small.found)[0] < -8
     assert max(small.found)[3] == 5
+
+
+def test_what_a_standard_error_does_not_tell_apart_is_chosen_by_the_checks(search):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((9, 50))  # standard errors of 0.02
+
+    def score(s):
+        return noise[int(s) % 9] - 0.001 * (s - 4) ** 2  # of 4 the highest, 2 and 6 beside it
+
+    found = search("complex", "one_step", score, lambda s: 1 + s / 100)
+    assert found.highest != found.best
+    assert found.found[found.best]["checks"].mean() > found.found[found.highest]["checks"].mean()
+    lost = found.found[found.highest]["clip_text_b"] - found.found[found.best]["clip_text_b"]
+    assert 0 < lost.mean() <= lost.std(ddof=1) / len(lost) ** 0.5
+    far = [s for s in found.found if found.means(s)["checks"] > found.means(found.best)["checks"]]
+    assert far
+    alone = search("references", "one_step", score)
+    assert alone.best == alone.highest
+
+
+def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
+    first = search("complex", "one_step", lambda s: -abs(s - 3.4))
+    written, entry = first.measured.path.read_bytes(), first.entry()
+    pool = Mock()
+    again = tune_methods.Search("complex", "one_step", tmp_path, Measured(first.measured.path), [])
+    again.measure(pool, tune_methods.PLAIN, [[]])
+    again.run(pool)
+    assert again.entry() == entry
+    assert not any([*jobs] for (jobs,), _ in pool.run.call_args_list)
+    again.measured.write()
+    assert first.measured.path.read_bytes() == written
+    monkeypatch.setattr(tune_methods, "tell_apart", lambda _: "others")
+    other = tune_methods.Search("complex", "one_step", tmp_path, first.measured, [])
+    with pytest.raises(KeyError):
+        other.measure(pool, "one_step", [entry["overrides"]])  # the pool does nothing
+    assert len([*pool.run.call_args.args[0]]) == 1
+
+
+def test_what_was_measured_before_a_stop_is_kept(search, tmp_path):
+    found = search("complex", "one_step", lambda s: s)
+    jobs = {"a": SimpleNamespace(setting=(1,), done=True), "b": SimpleNamespace(done=False)}
+    found.make_job = lambda method, overrides: jobs[overrides[0]]
+    pool = Mock()
+    pool.run.side_effect = SystemExit
+    with pytest.raises(SystemExit):
+        found.measure(pool, "one_step", [["a"], ["b"]])
+    kept = Measured(found.measured.path)
+    assert kept.has(found.name("one_step", ["a"]), found.names)
+    assert not kept.has(found.name("one_step", ["b"]), found.names)
+
+
+def test_scores_are_read_as_they_were_measured(tmp_path):
+    measured = Measured(tmp_path / "new/scores.csv.gz")
+    one, other = Bench("s", "m", "a=1 b=2", "x"), Bench("s", "m", "", "x")
+    measured.add(one, {"c": np.array([0.123456789, -2.0]), "d": np.array([1e-7])})
+    measured.add(other, {"c": np.array([3.0])})
+    for kept in (measured, Measured(measured.path)):
+        assert [*kept.found[one]["c"]] == [0.12346, -2]
+        assert [*kept.found[one]["d"]] == [1e-7]
+        assert kept.has(other, ["c"])
+        assert not kept.has(other, ["c", "d"])
+    file = tmp_path / "new/a"
+    file.write_text("a")
+    before = fingerprint([tmp_path])
+    assert before == fingerprint([tmp_path])
+    file.write_text("b")
+    assert fingerprint([tmp_path]) != before
 
 
 def test_what_was_tuned_is_shown_without_settings_that_do_not_count():

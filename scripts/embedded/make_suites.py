@@ -35,7 +35,6 @@ N_SEEDS = {
     "vocabulary": 8,
     "complex": 3,
     "aesthetic": 3,
-    "tuning/complex": 2,
     "tuning/vocabulary": 8,
 }
 FIRST_TUNING_SEED = 10_000
@@ -107,12 +106,12 @@ def read_classes() -> list[str]:
     return [name for name in classes if name not in VOCABULARY and len(name.split()) <= 2]
 
 
-def make_complex(seed: int, share: float = 1.0) -> list[dict]:
-    """Return the complex prompts, or a share of as many of each kind."""
+def make_complex(seed: int) -> list[dict]:
+    """Return complex prompts of every kind."""
     rng, names = Random(seed), read_classes()
     rows = []
     for kind, (draw, n) in KINDS.items():
-        for _ in range(round(share * n)):
+        for _ in range(n):
             rows.append({"kind": kind, **draw(rng.sample(names, 2), rng)})
     return rows
 
@@ -179,15 +178,14 @@ def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
 
 
 def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
-    """Write what methods are tuned on: fifty to a hundred and thirty noises each."""
+    """Write what methods are tuned on: a hundred noises or more, and of the references 48."""
     captions = read_set("retrieval_captions.txt")
     names = sorted({row["name"] for row in rows if row["split"] == "train"} - set(VOCABULARY))
     names = [name for name in names if with_article(name) not in captions]
     names = [name for name in names if len(name.split()) <= 2 and name.isascii()]
     rng = Random(SEED_OF_TUNING)
     rng.shuffle(names)
-    tuning = N_SEEDS["tuning/complex"] * make_complex(SEED_OF_TUNING, 0.48)
-    write("tuning/complex", tuning, FIRST_TUNING_SEED)
+    write("tuning/complex", make_complex(SEED_OF_TUNING), FIRST_TUNING_SEED)
     group = {row["name"]: row["group"] for row in rows}
     classes = [
         {"prompt": GROUP_CAPTIONS[group[name]], "target": name, "check": {"class": name}}
@@ -200,7 +198,7 @@ def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
     folder = SUITES / "tuning/references"
     references = make_references(folder, rgba, rows, lines, rng)
     write("tuning/references", [row for row in references for _ in range(3)], FIRST_TUNING_SEED)
-    aesthetic = [{"prompt": with_article(name)} for name in names[16:66]]
+    aesthetic = [{"prompt": with_article(name)} for name in names[16:116]]
     write("tuning/aesthetic", aesthetic, FIRST_TUNING_SEED)
 
 
