@@ -79,7 +79,7 @@ class Worker:
         assert self.process.stdout is not None
         print(json.dumps(line), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
-        return int(answer) if answer else self.process.wait()
+        return int(answer) if answer else self.process.wait() or 1
 
     def start(self) -> subprocess.Popen[str]:
         """Start the process."""

@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from job_pool import Job, Pool
-from tune_methods import SEARCH, read_suite, tuning_words
+from measured import over_prompts
+from tune_methods import SEARCH, can_undo, read_suite, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
 from doodl_cli.bench.suite import packaged
-from doodl_cli.bench.tables import average
 
 SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
-BUDGETS = (100, 200, 400, 800, 1600)
+BUDGETS = (100, 400, 1600)
 TUNED_AS = "as tuned, from one noise"
 CANDIDATES = {f"from the best of {n} noises": n for n in (4, 8, 16, 32)}
 SAMPLERS = {
@@ -87,7 +87,7 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
     """Return what each variant changes, by name."""
     values = read_numbers(tuned)
     lr, clip = values["optimizer.lr"], values["optimizer.clip"]
-    gamma = "null" if GAMMA in values else "0.5"
+    gammas = ["null"] if GAMMA in values else ["0.5"] * can_undo(values["sampler.n_steps"], 0.5)
 
     def moving(lr_factor: float, clip_factor: float = 1.0) -> list[str]:
         return [f"optimizer.lr={lr * lr_factor:.3g}", f"optimizer.clip={clip * clip_factor:.3g}"]
@@ -99,7 +99,7 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
         TUNED_AS: [ONE],
         **{name: [f"optimizer.n_candidates={n}"] for name, n in CANDIDATES.items()},
         **SAMPLERS,
-        f"gamma {gamma}": [f"{GAMMA}={gamma}"],
+        **{f"gamma {gamma}": [f"{GAMMA}={gamma}"] for gamma in gammas},
         "steps 0.3 times as large": moving(0.3),
         "steps 3 times as large": moving(3),
         "clipped at 0.1 times, steps as large": moving(10, 0.1),
@@ -144,11 +144,6 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
             chosen = [*given, *kept, ONE, *overrides, *words]
             jobs[name, budget] = Job(folder, chosen, float(budget))
     return jobs
-
-
-def over_prompts(lines: list[dict[str, str]], score: str) -> dict[str, float]:
-    """Return each prompt's mean of a score over its seeds; a class is a prompt of its own."""
-    return average((line["prompt"] + line["target"], float(line[score])) for line in lines)
 
 
 def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figures]:

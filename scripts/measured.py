@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from doodl_cli.bench.statistics import average
 from doodl_cli.files import to_csv, write_whole
 
 Scores = Mapping[str, np.ndarray]  # by name, one value a prompt
@@ -67,6 +68,14 @@ class Measured:
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, gzip.compress(to_csv(lines).encode(), mtime=0))
+
+
+def over_prompts(lines: Iterable[Mapping[str, str]], score: str) -> dict[str, float]:
+    """Return each prompt's mean of a score over its seeds; a class is a prompt of its own.
+
+    `lines` are those of a bench's results.csv.
+    """
+    return average((line["prompt"] + line["target"], float(line[score])) for line in lines)
 
 
 def show(value: float) -> str:

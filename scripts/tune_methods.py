@@ -34,12 +34,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 from job_pool import COSTS, Job, Pool
-from measured import Bench, Measured, Scores, fingerprint
+from measured import Bench, Measured, Scores, fingerprint, over_prompts
 from scipy.stats import sem
 
 from doodl_cli.bench.collect import CHECKS
 from doodl_cli.bench.suite import TUNED, packaged
-from doodl_cli.bench.tables import average
 from doodl_cli.files import read_values, write_whole
 from doodl_cli.sampling.bdia import MOST_GROWTH, find_gamma
 
@@ -179,7 +178,7 @@ class Search:
         """Whether the steps can be undone and the candidates leave budget to optimise one."""
         values = self.values(setting)
         n_steps, gamma = values.get("sampler.n_steps", 0), values.get("sampler.gamma")
-        if gamma is not None and gamma < find_gamma(n_steps, MOST_GROWTH):
+        if gamma is not None and not can_undo(n_steps, gamma):
             return False
         n_calls = values.get("optimizer.n_candidates", 0) * n_steps
         return n_calls <= SEARCH * read_suite(self.suite)["budget"]
@@ -260,14 +259,14 @@ class Search:
 
 
 def read_scores(job: Job, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return scores over prompts, the mean over its seeds of each; a class is one of its own."""
+    """Return scores over prompts."""
     lines = job.read_lines()
-    return {
-        name: np.array(
-            [*average((x["prompt"] + x["target"], float(x[name])) for x in lines).values()]
-        )
-        for name in names
-    }
+    return {name: np.array([*over_prompts(lines, name).values()]) for name in names}
+
+
+def can_undo(n_steps: int, gamma: float) -> bool:
+    """Whether BDIA's steps with a gamma can be undone in float64."""
+    return gamma >= find_gamma(n_steps, MOST_GROWTH)
 
 
 def within_error(values: np.ndarray, top: np.ndarray) -> bool:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
@@ -18,9 +19,11 @@ from doodl_cli.bench.statistics import bootstrap_mean
 from doodl_cli.bench.suite import Row, packaged, read_suite
 from doodl_cli.bench.tables import summarise
 from doodl_cli.cli import main
+from doodl_cli.commands import task
 from doodl_cli.commands.application import composer, resolve
-from doodl_cli.commands.bench import make_plan, set_key
+from doodl_cli.commands.bench import make_plan, make_runs, set_key
 from doodl_cli.config import METHODS, read_config
+from doodl_cli.errors import UserError
 from tests.runs import needs_weights, read_metadata, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,6 +125,26 @@ def test_one_more_of_what_spends_the_budget_would_not_be_in_it(method, n_candida
         spend(config, 1, price)
     assert spend(compose("method=none"), 400, price) is None
     assert set_key(config, KNOBS[method], 7) != config
+
+
+@needs_weights
+def test_noise_aware_pays_for_its_plain_picture_and_for_no_gradient(tmp_path):
+    words = ["bench", "suite=vocabulary", "suite.n_prompts=1", "methods=[noise_aware]", "budget=13"]
+    assert main([*words, "device=cpu", f"output_dir={tmp_path}/out"]) == 0
+    (line,) = read_results(tmp_path / "out")
+    assert (float(line["calls"]), float(line["vjps"])) == (12, 0)  # 6 steps, twice
+
+
+def test_a_budget_for_more_steps_than_there_can_be_is_spent_on_those_that_can():
+    config = compose("method=one_step")
+
+    def n_calls(n_steps):
+        if n_steps > 30:
+            raise UserError("sampler.n_steps: must be 30 at most")
+        return n_steps
+
+    assert spend(config, 60, Price(n_calls, 2.0)) == 20
+    assert spend(config, 400, Price(n_calls, 2.0)) == 30
 
 
 @needs_weights
@@ -303,6 +326,24 @@ def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeyp
     sampler = make_plan(["suite=complex", "sampler.n_steps=20"]).configs["complex", "doodl"].sampler
     assert (sampler.n_steps, sampler.gamma) == (20, None)  # 0.5 is too small for 20 steps
     assert read('suite.run=["model=emoji","optimizer.lr=5"]') == (5, 0.001, 7)  # the suite's own
+    assert read("experiment=paper")[2] == 1
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("words", "n_candidates"),
+    [
+        ([], 64), (["budget=400"], 64), (["budget=200"], 1), (["sampler=edict"], 1),
+        (["sampler.n_steps=12"], 1), (["sampler.n_steps=12", "optimizer.n_candidates=4"], 4),
+    ],
+)  # fmt: skip
+def test_tuned_candidates_are_for_the_budget_and_the_steps(monkeypatch, words, n_candidates):
+    found = {"doodl": ["sampler.n_steps=3", "sampler.gamma=0.5", "optimizer.n_candidates=64"]}
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda _: found)
+    plan = make_plan(["suite=complex", "methods=[doodl]", "device=cpu", *words])
+    assert plan.configs["complex", "doodl"].optimizer.n_candidates == n_candidates
+    (run,) = make_runs(plan, task.load(plan.configs["complex", "doodl"], torch.device("cpu")))
+    assert run.config.optimizer.n_iters >= 1
 
 
 def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from doodl_cli.bench.pairs import Pair, draw_pairs_page
+from doodl_cli.bench.statistics import bootstrap_mean
 from doodl_cli.bench.tally import read_answers, tally
 from doodl_cli.cli import main
 from tests.browser import CHROMIUM, browser
@@ -26,7 +27,7 @@ def pairs(tmp_path):
             path = tmp_path / f"{method}-{k}.png"
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
             pictures[method] = path
-        made.append(Pair(f"complex/0-{k}", f"</script> & “{k}”", pictures))
+        made.append(Pair(f"complex/0-{k}", f"complex/{k}", f"</script> & “{k}”", pictures))
     return made
 
 
@@ -36,7 +37,8 @@ def read_study(page):
 
 
 def test_the_page_shows_no_method_and_refers_to_nothing_outside(pairs):
-    page = draw_pairs_page(pairs, 0, N)
+    page, n_equal = draw_pairs_page(pairs, 0, N)
+    assert n_equal == 0
     assert "doodl-" not in page.replace("doodl-pairs-", "")
     assert "one_step" not in page
     assert "http" not in page
@@ -45,20 +47,22 @@ def test_the_page_shows_no_method_and_refers_to_nothing_outside(pairs):
 
 
 def test_sides_and_order_are_shuffled_by_the_seed(pairs):
-    pages = [read_study(draw_pairs_page(pairs, seed, N)) for seed in (0, 0, 1)]
+    pages = [read_study(draw_pairs_page(pairs, seed, N)[0]) for seed in (0, 0, 1)]
     assert pages[0] == pages[1]
     assert pages[0]["id"] != pages[2]["id"]
     sides = [json.loads(base64.b64decode(page["sealed"])) for page in pages]
     left = {side["left"] for side in sides[0].values()}
     assert left == {"doodl", "one_step"}
     assert [p["question"] for p in pages[0]["pairs"]] != [pair.question for pair in pairs]
-    assert len(read_study(draw_pairs_page(pairs, 0, 2))["pairs"]) == 2
+    assert len(read_study(draw_pairs_page(pairs, 0, 2)[0])["pairs"]) == 2
 
 
-def test_a_pair_of_equal_pictures_is_not_asked(pairs):
-    first = pairs[0].pictures
-    first["one_step"].write_bytes(first["doodl"].read_bytes())
-    assert len(read_study(draw_pairs_page(pairs, 0, N))["pairs"]) == N - 1
+def test_pairs_of_equal_pictures_are_not_asked_about_others_are(pairs):
+    for pair in pairs[: N - 2]:
+        pair.pictures["one_step"].write_bytes(pair.pictures["doodl"].read_bytes())
+    page, n_equal = draw_pairs_page(pairs, 0, N)
+    assert (len(read_study(page)["pairs"]), n_equal) == (2, N - 2)
+    assert len(read_study(draw_pairs_page(pairs, 0, 2)[0])["pairs"]) == 2
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def opened(pairs, tmp_path):
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     path = tmp_path / "pairs.html"
-    path.write_text(draw_pairs_page(pairs, 0, N), encoding="utf-8")
+    path.write_text(draw_pairs_page(pairs, 0, N)[0], encoding="utf-8")
     with browser(tmp_path / "profile") as page:
         page.open(path)
         page.save_downloads_to(tmp_path / "saved")
@@ -111,6 +115,7 @@ def test_answers_by_key_and_click_are_kept_and_saved(opened, tmp_path):
     for pair, answer in zip(study["pairs"], content["answers"], strict=True):
         assert answer["pair"] == pair["id"]
         assert answer["left"] == sides[pair["id"]]["left"]
+        assert answer["unit"] == sides[pair["id"]]["unit"]
     preferred = list(read_answers(str(saved)).preferred.values())
     assert preferred[:2] == [content["answers"][0]["left"], content["answers"][1]["right"]]
     assert page.complaints == []
@@ -118,12 +123,13 @@ def test_answers_by_key_and_click_are_kept_and_saved(opened, tmp_path):
     assert set(asked) == {path.as_uri()}
 
 
-def save(path, rater, choices, study="s"):
+def save(path, rater, choices, study="s", n_seeds=1):
     answers = [
-        {"pair": str(k), "left": "one_step", "right": "doodl", "choice": choice}
+        {"pair": str(k), "unit": str(k // n_seeds), "left": "one_step", "right": "doodl",
+         "choice": choice}
         for k, choice in enumerate(choices)
         if choice
-    ]
+    ]  # fmt: skip
     path.write_text(json.dumps({"study": study, "rater": rater, "answers": answers}))
     return str(path)
 
@@ -140,12 +146,20 @@ def test_a_tally_counts_the_mean_over_pairs_and_a_tie_half(tmp_path):
     assert found.same == pytest.approx(2 / 3)
 
 
+def test_pairs_of_one_prompt_are_one_value_of_a_tally(tmp_path):
+    """Three seeds of two prompts, the second answered for one seed alone, are two values."""
+    file = save(tmp_path / "a.json", "a", ["right", "right", "left", "left", "", ""], n_seeds=3)
+    found = tally([read_answers(file)], "doodl")
+    assert (found.n_pairs, found.n_units) == (4, 2)
+    assert found.wins == bootstrap_mean([2 / 3, 0])
+
+
 def test_the_command_prints_win_rates_and_agreement(tmp_path, capsys):
     files = [save(tmp_path / f"{name}.json", name, ["right"] * 5 + ["left"]) for name in "ab"]
     assert main(["bench", "tally", *files]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("doodl over one_step: 83.3% [")
-    assert out[1] == "6 pairs, 12 answers, 0 of them ties"
+    assert out[1] == "6 pairs of 6 prompts, 12 answers, 0 ties"
     assert out[3] == "two raters agree on 100.0%; Krippendorff's alpha 1.00"
 
 

@@ -308,13 +308,19 @@ def test_candidates_take_no_more_of_a_budget_than_a_search_may(tmp_path, monkeyp
     searched = measure_ablations.CANDIDATES
     found = {searched[name] for name, budget in jobs if name in searched and budget == 400}
     assert found == {4, 8, 16}
-    assert {budget for name, budget in jobs if searched.get(name) == 8} == {200, 400, 800, 1600}
-    assert {budget for name, budget in jobs if name.startswith("EDICT")} == {400, 800, 1600}
+    assert {budget for name, budget in jobs if searched.get(name) == 8} == {400, 1600}
+    assert {budget for name, budget in jobs if name.startswith("EDICT")} == {400, 1600}
     for (name, _), job in jobs.items():
         n = [word for word in job.words if word.startswith("optimizer.n_candidates=")][-1]
         assert n.endswith(f"={searched.get(name, 1)}")
         assert (tuned[1] in job.words) == (name not in measure_ablations.SAMPLERS)
     assert "sampler.gamma=null" in jobs["gamma null", 400].words
+
+
+def test_a_gamma_that_cannot_be_undone_is_no_variant():
+    few, many = (measure_ablations.list_variants("clip_text", [f"sampler.n_steps={n}"])
+                 for n in (3, 20))  # fmt: skip
+    assert few.keys() - many.keys() == {"gamma 0.5"}
 
 
 def test_a_page_is_filled_between_its_marks_alone():

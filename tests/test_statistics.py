@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from doodl_cli.bench.metrics import frechet_distance, mean_distance, rms_difference
-from doodl_cli.bench.statistics import agreement, bootstrap_mean, compare, count_wins
+from doodl_cli.bench.statistics import (
+    CONFIDENCE,
+    agreement,
+    bootstrap_mean,
+    compare,
+    count_wins,
+    widen,
+)
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says():
@@ -16,6 +23,16 @@ def test_an_interval_covers_the_mean_as_often_as_it_says():
     assert 88 <= covered <= 99
     width = np.mean([x.high - x.low for x in intervals])
     assert width == pytest.approx(2 * 1.96 * 2 / math.sqrt(30), rel=0.1)
+
+
+def test_an_interval_of_few_prompts_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_mean(rng.normal(3, 2, 12)) for _ in range(400)]
+    missed = sum(not x.low <= 3 <= x.high for x in intervals)
+    assert 14 <= missed <= 26  # 5 % are 20; without the widening 29 are missed
+    assert widen(100) == pytest.approx(0.954, abs=5e-4)
+    assert CONFIDENCE < widen(1000) < 0.951
+    assert widen(2) < 1
 
 
 def test_the_same_numbers_give_the_same_interval_and_equal_ones_no_width():

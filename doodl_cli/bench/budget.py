@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from doodl_cli.config import Config, Universal
+from doodl_cli.errors import UserError
 
 # The setting that spends a method's budget; `none` has nothing to spend it on.
 KNOBS = {
@@ -75,10 +76,17 @@ def spend(config: Config, budget: float, price: Price) -> int | None:
         raise ValueError(
             f"method={config.method.name} needs {math.ceil(price.of(config, 1))} calls at least"
         )
+
+    def allows(value: int) -> bool:
+        try:
+            return price.of(config, value) <= budget
+        except UserError:  # more steps than the schedule has or the sampler can undo
+            return False
+
     low, high = 1, MOST[knob]  # by bisection: the cost rises with the knob
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if price.of(config, middle) <= budget else (low, middle - 1)
+        low, high = (middle, high) if allows(middle) else (low, middle - 1)
     return low
 
 

@@ -4,7 +4,8 @@ The unit is the prompt, with its class or reference: seeds of one prompt are ave
 bootstrap draws prompts. Two methods are compared on the same prompts and seeds.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +29,19 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def average(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the mean of what stands beside each name."""
+    found: dict[str, list[float]] = {}
+    for name, value in values:
+        found.setdefault(name, []).append(value)
+    return {name: sum(several) / len(several) for name, several in found.items()}
+
+
 def bootstrap_mean(values: ArrayLike) -> Interval:
     """Return the mean of one value a prompt with its BCa interval (Efron 1987), by scipy.
 
-    Values that are all equal leave nothing to resample, and so no width.
+    It is widened as few prompts ask for. Values that are all equal leave nothing to resample, and
+    so no width.
     """
     from scipy.stats import bootstrap  # 0.5 s
 
@@ -40,9 +50,24 @@ def bootstrap_mean(values: ArrayLike) -> Interval:
     if len(x) < 2 or np.ptp(x) == 0:
         return Interval(mean, mean, mean)
     found = bootstrap(
-        (x,), np.mean, confidence_level=CONFIDENCE, n_resamples=N_RESAMPLES, random_state=SEED
+        (x,), np.mean, confidence_level=widen(len(x)), n_resamples=N_RESAMPLES, random_state=SEED
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high))
+
+
+def widen(n: int) -> float:
+    """Return the level at which a bootstrap of n values covers what it should: 0.954 for 100.
+
+    Resamples vary less than samples, by (n - 1) / n, and their percentiles are a normal's rather
+    than Student's: of 12 prompts 95 % intervals would cover 91 to 93 %, so theirs are of 98 %.
+
+    Source: Hesterberg 2015, What teachers should know about the bootstrap, arXiv 1411.5279 (the
+    expanded percentile interval).
+    """
+    from scipy.stats import norm, t
+
+    quantile = math.sqrt(n / (n - 1)) * t.ppf((1 + CONFIDENCE) / 2, n - 1)
+    return min(2 * norm.cdf(quantile) - 1, 1 - 1 / N_RESAMPLES)
 
 
 @dataclass(frozen=True)

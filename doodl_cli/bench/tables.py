@@ -12,7 +12,7 @@ from typing import Any
 from doodl_cli.bench.collect import CHECKS, Results, Sample
 from doodl_cli.bench.metrics import frechet_distance, mean_distance
 from doodl_cli.bench.runs import Part
-from doodl_cli.bench.statistics import Comparison, Interval, bootstrap_mean, compare
+from doodl_cli.bench.statistics import Comparison, Interval, average, bootstrap_mean, compare
 from doodl_cli.files import to_csv
 
 OURS = "doodl"
@@ -44,14 +44,6 @@ def list_scores(results: Results, part: Part) -> list[str]:
 def over_units(samples: Iterable[Sample], name: str) -> dict[str, float]:
     """Return each prompt's mean of a score over its seeds."""
     return average((s.row.unit, s.scores[name]) for s in samples if name in s.scores)
-
-
-def average(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the mean of what stands beside each name."""
-    found: dict[str, list[float]] = {}
-    for name, value in values:
-        found.setdefault(name, []).append(value)
-    return {name: sum(several) / len(several) for name, several in found.items()}
 
 
 def summarise(results: Results, part: Part, method: str) -> Summary:

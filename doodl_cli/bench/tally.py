@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from doodl_cli.bench.statistics import Interval, agreement, bootstrap_mean
+from doodl_cli.bench.statistics import Interval, agreement, average, bootstrap_mean
 from doodl_cli.errors import UserError
 
 CHOICES = ("left", "right", "tie")
@@ -14,23 +14,30 @@ CHOICES = ("left", "right", "tie")
 
 @dataclass(frozen=True)
 class Answers:
-    """One rater's file: the methods compared, and by pair the method preferred, or "tie"."""
+    """One rater's file: the methods compared, and by pair the method preferred, or "tie".
+
+    `units`: by pair its prompt, which pairs of several seeds have in common.
+    """
 
     study: str
     rater: str
     methods: tuple[str, str]
     preferred: dict[str, str]
+    units: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How often the first of two methods is preferred: the mean over pairs, each the mean over its
-    raters, a tie half. `alpha`: Krippendorff's, NaN where no pair has two answers.
+    """How often the first of two methods is preferred, a tie half.
+
+    `wins`: the mean over prompts, each the mean over its pairs, and of these over their raters.
+    `alpha`: Krippendorff's, NaN where no pair has two answers.
     """
 
     methods: tuple[str, str]
     wins: Interval
     n_pairs: int
+    n_units: int
     n_ties: int
     raters: list[str]
     alpha: float
@@ -48,6 +55,7 @@ def read_answers(path: str) -> Answers:
     try:
         study, rater, answers = content["study"], content["rater"], content["answers"]
         found = {answer["pair"]: read_answer(answer) for answer in answers}
+        units = {answer["pair"]: str(answer["unit"]) for answer in answers}
         compared = {tuple(sorted((a["left"], a["right"]))) for a in answers}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is damaged or something else ({error!r}); {must}") from error
@@ -56,7 +64,7 @@ def read_answers(path: str) -> Answers:
     if len(compared) > 1:
         raise UserError(f"{path}: compares several pairs of methods; {must}")
     (methods,) = compared
-    return Answers(str(study), str(rater) or Path(path).stem, methods, found)
+    return Answers(str(study), str(rater) or Path(path).stem, methods, found, units)
 
 
 def read_answer(answer: dict[str, Any]) -> str:
@@ -85,10 +93,9 @@ def tally(answers: Sequence[Answers], ours: str) -> Tally:
     value = {first: 1.0, second: 0.0, "tie": 0.5}
     given = [a.preferred for a in answers]
     pairs = sorted({pair for one in given for pair in one})
-    means = []
-    for pair in pairs:
-        found = [value[one[pair]] for one in given if pair in one]
-        means.append(sum(found) / len(found))
+    units = {pair: unit for one in answers for pair, unit in one.units.items()}
+    of_pairs = average((pair, value[one[pair]]) for one in given for pair in pairs if pair in one)
+    of_units = average((units[pair], wins) for pair, wins in of_pairs.items())
     shared = [
         a[pair] == b[pair]
         for i, a in enumerate(given)
@@ -97,8 +104,9 @@ def tally(answers: Sequence[Answers], ours: str) -> Tally:
     ]
     return Tally(
         methods=(first, second),
-        wins=bootstrap_mean(means),
+        wins=bootstrap_mean([*of_units.values()]),
         n_pairs=len(pairs),
+        n_units=len(of_units),
         n_ties=sum(choice == "tie" for one in given for choice in one.values()),
         raters=raters,
         alpha=agreement(given),

@@ -185,7 +185,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
-        tuned[name] = keep_tuned(read_tuned(path), words)
+        tuned[name] = keep_tuned(read_tuned(path), words, bench.budget == bench.suite.budget)
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
@@ -218,17 +218,22 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     return Plan(bench, words, parts, [bench.shard], tuned, configs, left_out)
 
 
-def keep_tuned(tuned: dict[str, list[str]], words: list[str]) -> dict[str, list[str]]:
+def keep_tuned(
+    tuned: dict[str, list[str]], words: list[str], same_budget: bool = True
+) -> dict[str, list[str]]:
     """Return by method the tuned overrides that hold with a user's words.
 
     None for another guidance or model than they were tuned for, and none of a group, as optimizer,
-    of which another is chosen. A gamma goes with the number of steps.
+    of which another is chosen. A gamma goes with the number of steps; with these and the budget,
+    how many candidates there is room for.
     """
     chosen = {key_of(word) for word in words}
-    if chosen & {"guidance", "model"}:
+    if chosen & {"guidance", "model", "experiment"}:
         return {}
     if "sampler.n_steps" in chosen:
         chosen.add("sampler.gamma")
+    if chosen & {"sampler", "sampler.n_steps"} or not same_budget:
+        chosen.add("optimizer.n_candidates")
     return {
         method: [word for word in found if not {word.partition(".")[0], key_of(word)} & chosen]
         for method, found in tuned.items()

@@ -1,6 +1,7 @@
 """`doodl bench pairs DIR`: a page that shows blind pairs of two methods' pictures."""
 
 import json
+import sys
 from pathlib import Path
 
 import yaml
@@ -43,8 +44,10 @@ def main(words: list[str]) -> None:
     methods = choose_methods(folder, given.get("methods"))
     pairs = find_pairs(folder, methods, given.get("part"))
     n, seed = read_number(given, "n", len(pairs), 1), read_number(given, "seed", 0, 0)
-    page = draw_pairs_page(pairs, seed, n)
+    page, n_equal = draw_pairs_page(pairs, seed, n)
     write_whole(folder / PAGE, page.encode())
+    if n_equal:
+        print(f"doodl: {n_equal} pairs are equal pictures and not asked about", file=sys.stderr)
     print(folder / PAGE)
 
 
@@ -81,7 +84,9 @@ def find_pairs(folder: Path, methods: tuple[str, str], part: str | None) -> list
             if key in found[1]:
                 pictures = {m: f[key][1] for m, f in zip(methods, found, strict=True)}
                 image = None if row[0].image is None else Path(row[0].image)
-                pairs.append(Pair(f"{name}/{key}", ask(row[0]), pictures, image))
+                pairs.append(
+                    Pair(f"{name}/{key}", f"{name}/{row[0].unit}", ask(row[0]), pictures, image)
+                )
     if not pairs:
         raise UserError(f"{folder}: holds no sample that {' and '.join(methods)} both finished")
     return pairs

@@ -29,7 +29,7 @@ def main(words: list[str]) -> None:
     first, second = found.methods
     wins, n = found.wins, sum(len(given.preferred) for given in answers)
     print(f"{first} over {second}: {wins.mean:.1%} [{wins.low:.1%}, {wins.high:.1%}]")
-    print(f"{found.n_pairs} pairs, {n} answers, {found.n_ties} of them ties")
+    print(f"{found.n_pairs} pairs of {found.n_units} prompts, {n} answers, {found.n_ties} ties")
     print(f"raters: {', '.join(found.raters)}")
     if found.same is not None:
         alpha = "undefined" if math.isnan(found.alpha) else f"{found.alpha:.2f}"
