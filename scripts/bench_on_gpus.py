@@ -66,9 +66,9 @@ def main() -> None:
     plan = make_plan(args.words)
     path = Path(plan.bench.output_dir).absolute()
     jobs = make_jobs(plan, args.words, path.with_name(f"{path.name}-apart"))
+    begin(plan)
     with Pool(args.jobs) as pool:
         pool.run(jobs.values())
-    begin(plan)
     put_together(jobs, path)
     bench([f"resume={path}"])
     seconds = read_seconds(path)

@@ -79,7 +79,11 @@ class Worker:
         assert self.process.stdout is not None
         print(json.dumps(line), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
-        return int(answer) if answer else self.process.wait() or 1
+        if not answer:
+            return self.process.wait() or 1
+        if int(answer) > 128:  # a signal, and the process ends, too
+            self.process.wait()
+        return int(answer)
 
     def start(self) -> subprocess.Popen[str]:
         """Start the process."""

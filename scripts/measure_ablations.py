@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from job_pool import Job, Pool
-from measured import over_prompts
-from tune_methods import SEARCH, can_undo, read_suite, tuning_words
+from measured import fingerprint, over_prompts
+from tune_methods import SEARCH, can_undo, read_suite, tell_apart, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
 from doodl_cli.bench.suite import packaged
 
+TUNED_PATH = packaged() / suites.TUNED
 SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
 BUDGETS = (100, 400, 1600)
@@ -139,7 +140,8 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
             given = [*tuning_words(suite), "methods=[none,doodl]", f"budget={budget}"]
             if name.startswith("EDICT"):
                 given.append("memory=reversible")  # the graph of an evaluation takes 2.5 GB
-            folder = out / suite / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
+            of = out / "-".join([suite, tell_apart(suite, "doodl"), fingerprint([TUNED_PATH])])
+            folder = of / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
             kept = [word for word in tuned if name not in SAMPLERS or not word.startswith(GAMMA)]
             chosen = [*given, *kept, ONE, *overrides, *words]
             jobs[name, budget] = Job(folder, chosen, float(budget))

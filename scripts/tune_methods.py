@@ -40,9 +40,11 @@ from scipy.stats import sem
 from doodl_cli.bench.collect import CHECKS
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.files import read_values, write_whole
+from doodl_cli.models.locate import NOISE_AWARE
 from doodl_cli.sampling.bdia import MOST_GROWTH, find_gamma
 
 MEASURED = Path(__file__).parents[1] / "docs/results/tuning.csv.gz"
+CONFIGS = Path(__file__).parents[1] / "configs/suite"
 SUITES = ("complex", "vocabulary", "references", "aesthetic")
 PLAIN = "none"  # the method of plain pictures
 KEEP: Mapping[str, Mapping[str, float]] = {  # shares of the plain pictures' means
@@ -61,6 +63,7 @@ LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; N
     "optimizer.clip": (1e-5, 1e-2),
     "optimizer.n_candidates": (1, 4, 8, 16, 32, 64),
     "sampler.gamma": (None, 0.5),
+    "method.backward_lr": (0.1, None, 10.0, 100.0, 1000.0),
 }
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
@@ -79,7 +82,7 @@ GRIDS = {
     "best_of_n": {"sampler.n_steps": (1, 4), "sampler.gamma": (1,)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
-    "universal": STRENGTH,
+    "universal": STRENGTH | {"method.backward_lr": (1,)},
     "noise_aware": {"method.strength": range(-2, 5, 2)},
 }
 GENTLE = GRIDS["doodl"] | {MOVED: (-8, -7, -6), "optimizer.n_candidates": (2, 3, 4, 5)}
@@ -90,15 +93,19 @@ Setting = tuple[float, ...]  # a place on the axis of each key
 @cache
 def read_suite(suite: str) -> dict:
     """Return the settings of a suite."""
-    path = Path(__file__).parents[1] / f"configs/suite/{suite}.yaml"
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load((CONFIGS / f"{suite}.yaml").read_text())
 
 
 @cache
-def tell_apart(suite: str) -> str:
-    """Return the fingerprint of the prompts that methods are tuned on, and of all weights."""
-    tuning, weights = packaged() / "tuning", packaged().with_name("emoji")
-    return fingerprint([tuning / f"{suite}.jsonl", tuning / suite, weights])
+def tell_apart(suite: str, method: str) -> str:
+    """Return the fingerprint of what a bench on the prompts to tune on is of.
+
+    The prompts, the suite's settings, and the weights that a method makes and judges pictures with.
+    """
+    tuning, settings = packaged() / "tuning", CONFIGS / f"{suite}.yaml"
+    weights = sorted(packaged().with_name("emoji").rglob("*.safetensors"))
+    used = [x for x in weights if method == NOISE_AWARE or x.parent.name != NOISE_AWARE]
+    return fingerprint([tuning / f"{suite}.jsonl", tuning / suite, settings, *used])
 
 
 def tuning_words(suite: str) -> list[str]:
@@ -193,12 +200,13 @@ class Search:
     def name(self, method: str, overrides: list[str]) -> Bench:
         """Return what the bench of a setting is known by."""
         words = " ".join([*overrides, *self.words])
-        return Bench(self.suite, method, words, tell_apart(self.suite))
+        return Bench(self.suite, method, words, tell_apart(self.suite, method))
 
     def make_job(self, method: str, overrides: list[str]) -> Job:
         """Return a bench on the prompts to tune on."""
         words = [*tuning_words(self.suite), f"methods=[{method}]"]
-        folder = self.out / self.suite / method / ("_".join(overrides) or "plain")
+        of = self.out / f"{self.suite}-{tell_apart(self.suite, method)}"
+        folder = of / method / ("_".join(overrides) or "plain")
         return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
 
     def measure(self, pool: Pool, method: str, settings: list[list[str]]) -> list[Scores]:
@@ -300,7 +308,7 @@ def main() -> None:
         Search(suite, method, args.out.absolute(), measured, args.words)
         for suite in args.suites
         for method in args.methods
-        if method != "noise_aware" or suite == "vocabulary"  # it is a classifier itself
+        if method != NOISE_AWARE or suite == "vocabulary"  # it is a classifier itself
     ]
     with ThreadPoolExecutor(len(searches)) as threads, Pool(args.jobs) as pool:
         of_suites = {one.suite: one for one in searches}.values()

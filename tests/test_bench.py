@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from doodl_cli.bench.tables import summarise
 from doodl_cli.cli import main
 from doodl_cli.commands import task
 from doodl_cli.commands.application import composer, resolve
-from doodl_cli.commands.bench import make_plan, make_runs, set_key
+from doodl_cli.commands.bench import begin, make_plan, make_runs, set_key
 from doodl_cli.config import METHODS, read_config
 from doodl_cli.errors import UserError
 from tests.runs import needs_weights, read_metadata, start
@@ -211,6 +212,30 @@ def test_the_same_command_again_does_nothing_and_others_are_refused(whole, monke
 
 
 @needs_weights
+@pytest.mark.parametrize("change", [lambda x: x[::-1], lambda x: x[:1], lambda x: [*x, x[0]]])
+def test_a_bench_of_other_prompts_is_not_gone_on_with(whole, monkeypatch, capsys, change):
+    monkeypatch.chdir(whole.parent)
+    lines = Path("p.jsonl").read_text().splitlines(keepends=True)
+    try:
+        Path("p.jsonl").write_text("".join(change(lines)))
+        assert main(["bench", "resume=out"]) == 2
+    finally:
+        Path("p.jsonl").write_text("".join(lines))
+    assert "p.jsonl: has other prompts than when the bench" in capsys.readouterr().err
+    assert main(["bench", "resume=out"]) == 0
+
+
+def test_shards_may_begin_in_the_same_instant(folder):
+    write_prompts(folder)
+    words = [*WORDS[1:], "methods=[none]"]
+    for k in range(10):
+        plans = [make_plan([*words, f"shard={i}/8", f"output_dir={k}"]) for i in range(8)]
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(begin, plans)) == {Path(str(k)).absolute()}
+        assert [path.name for path in Path(str(k)).iterdir()] == ["bench.yaml"]
+
+
+@needs_weights
 def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole, tmp_path, capsys):
     write_prompts(tmp_path)
     words = [*WORDS, f"methods=[{','.join(METHODS_HERE)}]"]
@@ -371,7 +396,8 @@ def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are(
         rows = read_suite(packaged() / f"{name}.jsonl", None)
         tuning = read_suite(packaged() / f"tuning/{name}.jsonl", None)
         assert len(rows) == n
-        assert not {row.unit for row in rows if row.check} & {row.unit for row in tuning}
+        wanted, of_tuning = ({(row.prompt, row.target) for row in x} for x in (rows, tuning))
+        assert not wanted & of_tuning
         assert not {row.seed for row in rows} & {row.seed for row in tuning}
         for row in [*rows, *tuning]:
             for kind, value in row.check.items():

@@ -26,7 +26,7 @@ import write_results
 from measured import Bench, Measured, fingerprint
 
 PROGRAM = """
-import os, pathlib, sys, time
+import atexit, os, pathlib, sys, time
 def main(words):
     folder = pathlib.Path(words[-1].partition("=")[2])
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,6 +37,9 @@ def main(words):
         return 1
     if "die" in words:
         os.kill(os.getpid(), 9)
+    if "stop" in words:
+        atexit.register(time.sleep, 0.3)
+        return 143
     time.sleep(60 if "long" in words else 0)
     return 0
 """
@@ -76,12 +79,15 @@ def test_jobs_take_gpus_in_turn_the_longest_first_and_are_done_once(
     assert sorted(gpu for _, gpu, _ in commands()[3:]) == ["2", "5"]
 
 
-@pytest.mark.parametrize(("word", "said"), [("fail", "no such thing"), ("die", "exit -9")])
+@pytest.mark.parametrize(
+    ("word", "said"), [("fail", "no such thing"), ("die", "exit -9"), ("stop", "exit 143")]
+)
 def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_path, word, said):
     jobs = [job_pool.Job(tmp_path / "a", [word], 2), job_pool.Job(tmp_path / "b", [])]
     with pytest.raises(SystemExit, match=f"a: {said}"):
         run(jobs, 1)
     assert [job.done for job in jobs] == [False, True]
+    assert [name for name, *_ in commands()] == ["a", "b"]
 
 
 def test_a_pool_that_is_terminated_ends_its_processes(commands, tmp_path):
@@ -175,6 +181,13 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     assert "sampler.gamma=0.5" in found.entry()["overrides"]
 
 
+def test_universal_is_tuned_in_the_size_of_its_backward_steps_too(search):
+    found = search("complex", "universal", lambda s, lr: -abs(s - 3) + lr)
+    assert found.entry()["overrides"] == ["method.strength=32", "method.backward_lr=1e+03"]
+    found = search("complex", "universal", lambda s, lr: -abs(s - 3) - abs(lr - 1))
+    assert found.entry()["overrides"] == ["method.strength=32"]
+
+
 def test_a_search_that_never_turns_says_which_end_is_open(search):
     found = search("complex", "one_step", lambda s: s)
     assert found.best == (8 + tune_methods.ROUNDS + tune_methods.FINE,)
@@ -224,7 +237,7 @@ def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
     assert not any([*jobs] for (jobs,), _ in pool.run.call_args_list)
     again.measured.write()
     assert first.measured.path.read_bytes() == written
-    monkeypatch.setattr(tune_methods, "tell_apart", lambda _: "others")
+    monkeypatch.setattr(tune_methods, "tell_apart", lambda *_: "others")
     other = tune_methods.Search("complex", "one_step", tmp_path, first.measured, [])
     with pytest.raises(KeyError):
         other.measure(pool, "one_step", [entry["overrides"]])  # the pool does nothing

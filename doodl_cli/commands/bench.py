@@ -1,9 +1,12 @@
 """`doodl bench`: methods on suites of prompts at equal cost, and what to conclude from it."""
 
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ from omegaconf import DictConfig
 from doodl_cli.bench.budget import KNOBS, Price, spend
 from doodl_cli.bench.runs import SETTINGS, Part, Run, list_shards
 from doodl_cli.bench.settings import Bench, is_own, read_bench
-from doodl_cli.bench.suite import find_beside, find_file, make_requests, read_suite, read_tuned
+from doodl_cli.bench.suite import Row, find_beside, find_file, make_requests, read_suite, read_tuned
 from doodl_cli.commands.application import composer, explained, resolve
 from doodl_cli.commands.arguments import PATH_KEYS, parse_arguments, quote
 from doodl_cli.commands.destination import check_free, locked
@@ -128,7 +131,14 @@ class Plan:
             "bench": {**self.bench.to_dict(), **own},
             "run": self.words,
             "tuned": self.tuned,
+            "prompts": {part.name: digest(part.rows) for part in self.parts},
         }
+
+
+def digest(rows: list[Row]) -> str:
+    """Return what tells the rows of one file from those of another, wherever these are."""
+    lines = [{**asdict(row), "image": row.image and Path(row.image).name} for row in rows]
+    return sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_plan(words: list[str]) -> Plan:
@@ -307,11 +317,15 @@ def begin(plan: Plan) -> Path:
     path = Path(plan.bench.output_dir).expanduser().absolute()
     settings = path / SETTINGS
     if not settings.exists():
-        check_free(path)
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-        write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
-        return path
+        try:
+            check_free(path)
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+            write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
+            return path
+        except (UserError, CannotWrite):
+            if not is_being_written(settings):  # by another shard, at the same time
+                raise
     saved = read_values(settings, yaml.safe_load)
     begun = list_shards(path)
     if begun and plan.shards[0] not in begun:
@@ -332,7 +346,22 @@ def begin(plan: Plan) -> Path:
                 f"{name}={show(now[name])}: output_dir={path} holds a bench with "
                 f"{show(before.get(name))}; must stay so"
             )
+    for part in plan.parts:
+        if saved.get("prompts", {}).get(part.name) != digest(part.rows):
+            raise UserError(
+                f"suite.parts.{part.name}.path={plan.bench.suite.parts[part.name].path}: has other "
+                f"prompts than when the bench in output_dir={path} was begun; must stay so"
+            )
     return path
+
+
+def is_being_written(path: Path) -> bool:
+    """Wait a moment for a file that another process writes, and return whether it is there."""
+    for _ in range(100):
+        if path.exists() or not any(path.parent.glob(f".{path.name}*")):
+            break
+        time.sleep(0.01)
+    return path.exists()
 
 
 def complete(run: Run, path: Path, model: "LatentModel") -> None:
