@@ -83,7 +83,7 @@ def test_jobs_take_gpus_in_turn_the_longest_first_and_are_done_once(
     ("word", "said"), [("fail", "no such thing"), ("die", "exit -9"), ("stop", "exit 143")]
 )
 def test_a_job_that_fails_stops_no_other_and_says_its_last_line(commands, tmp_path, word, said):
-    jobs = [job_pool.Job(tmp_path / "a", [word], 2), job_pool.Job(tmp_path / "b", [])]
+    jobs = [job_pool.Job(tmp_path / "a", [word], 2), job_pool.Job(tmp_path / "b", ["x"])]
     with pytest.raises(SystemExit, match=f"a: {said}"):
         run(jobs, 1)
     assert [job.done for job in jobs] == [False, True]
