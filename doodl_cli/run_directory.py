@@ -409,16 +409,12 @@ class RunDirectory:
         if not changed:
             return
         request = sample.request
-        own = {
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "seed": request.seed,
-        }
+        words = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         text = {
-            **own,
+            **words,
             "seed": str(request.seed),
             "model": self.config.model.name,
-            "settings": to_json({**settings, **own}),
+            "settings": to_json({**settings, **words, "seed": request.seed}),
         }
         for name, iterate in changed.items():
             picture = to_png(to_image(iterate.image), text)

@@ -58,12 +58,23 @@ def test_the_halves_of_a_picture_are_squares_of_half_its_side():
 )
 def test_what_is_where_is_checked_one_by_one(wanted, held):
     image = paint("pink", top="cat", bottom="dog")
-    assert check(wanted, image, ByColour()) == held
+    assert check([wanted], [image], ByColour()) == [held]
     assert share_held(held) == pytest.approx(sum(held.values()) / len(held))
 
 
 def test_sides_may_be_in_any_order_and_a_class_fills_the_picture():
     image = paint("white", left="dog", right="cat")
-    assert check({"sides": ["cat", "dog"]}, image, ByColour()) == {"sides": 1}
-    assert check({"sides": ["cat", "sun"]}, image, ByColour()) == {"sides": 0}
-    assert check({"class": "sun"}, paint("dark blue"), ByColour()) == {"class": 1}
+    assert check([{"sides": ["cat", "dog"]}], [image], ByColour()) == [{"sides": 1}]
+    assert check([{"sides": ["cat", "sun"]}], [image], ByColour()) == [{"sides": 0}]
+    assert check([{"class": "sun"}], [paint("dark blue")], ByColour()) == [{"class": 1}]
+
+
+def test_each_picture_is_checked_for_its_own(monkeypatch):
+    monkeypatch.setattr("doodl_cli.bench.checks.AT_A_TIME", 2)
+    images = [paint("pink", top="cat", bottom="dog"), paint("white", left="dog", right="cat"),
+              paint("dark blue"), paint("red", top="sun", bottom="cat")]  # fmt: skip
+    wanted = [{"top": "cat", "bottom": "sun"}, {"sides": ["dog", "cat"]}, {},
+              {"background": "red", "bottom": "cat"}]  # fmt: skip
+    held = [{"top": 1, "bottom": 0}, {"sides": 1}, {}, {"background": 1, "bottom": 1}]
+    assert check(wanted, images, ByColour()) == held
+    assert check([{}], images[:1], ByColour()) == [{}]

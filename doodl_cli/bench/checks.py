@@ -8,7 +8,7 @@ A row of a suite says what should be there, `check`:
     class        the class that it sees in the whole picture
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +39,15 @@ BACKGROUNDS = {
     "dark green": (10, 80, 40),
 }
 BORDER = 1 / 32  # of the side
-KINDS = ("background", "top", "bottom", "sides", "class")
+WHOLE = "whole"
+PLACES = {  # by kind of check, where the classifier looks
+    "background": (),
+    "top": ("top",),
+    "bottom": ("bottom",),
+    "sides": ("left", "right"),
+    "class": (WHOLE,),
+}
+AT_A_TIME = 64
 
 
 def read_border(image: Tensor) -> str:
@@ -61,35 +69,57 @@ def cut_half(image: Tensor, place: str) -> Tensor:
     return image[:, y : y + height // 2, x : x + width // 2]
 
 
-@torch.no_grad()
-def read_class(image: Tensor, classifier: "Classifier") -> str:
-    """Return the class that a classifier sees in a picture (3, h, w) in [-1, 1]."""
-    device = next(classifier.network.parameters()).device
-    number = classifier.log_probabilities(image[None].to(device)).argmax()
-    return classifier.labels[int(number)]
+def cut_view(image: Tensor, place: str) -> Tensor:
+    """Return an 8-bit picture (3, h, w), or one half of it as large, in [-1, 1].
 
-
-def read_place(image: Tensor, place: str, classifier: "Classifier") -> str:
-    """Return the class in one half of an 8-bit picture: a drawing there has half the size."""
+    A drawing in a half has half the size.
+    """
+    if place == WHOLE:
+        return from_8_bit(image)
     part = from_8_bit(cut_half(image, place)[None])
-    part = F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)
-    return read_class(part[0], classifier)
+    return F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)[0]
 
 
-def check(wanted: Mapping[str, Any], image: Tensor, classifier: "Classifier") -> dict[str, float]:
-    """Return which of the wanted things hold, 1 or 0 each, for an 8-bit picture (3, h, w)."""
-    held: dict[str, bool] = {}
-    if "background" in wanted:
-        held["background"] = read_border(image) == wanted["background"]
-    for place in ("top", "bottom"):
-        if place in wanted:
-            held[place] = read_place(image, place, classifier) == wanted[place]
-    if "sides" in wanted:
-        seen = [read_place(image, side, classifier) for side in ("left", "right")]
-        held["sides"] = sorted(seen) == sorted(wanted["sides"])
-    if "class" in wanted:
-        held["class"] = read_class(from_8_bit(image), classifier) == wanted["class"]
-    return {name: float(value) for name, value in held.items()}
+@torch.no_grad()
+def read_classes(views: Sequence[Tensor], classifier: "Classifier") -> list[str]:
+    """Return the class that a classifier sees in each of pictures (3, h, w) in [-1, 1]."""
+    device = next(classifier.network.parameters()).device
+    found: list[int] = []
+    for k in range(0, len(views), AT_A_TIME):
+        images = torch.stack(list(views[k : k + AT_A_TIME])).to(device)
+        found += classifier.log_probabilities(images).argmax(1).tolist()
+    return [classifier.labels[number] for number in found]
+
+
+def check(
+    wanted: Sequence[Mapping[str, Any]], images: Sequence[Tensor], classifier: "Classifier"
+) -> list[dict[str, float]]:
+    """Return which of the things wanted of each picture hold, 1 or 0 each.
+
+    `images` are 8-bit pictures (3, h, w) of one size.
+    """
+    views = [
+        (i, place)
+        for i, of_picture in enumerate(wanted)
+        for kind in of_picture
+        for place in PLACES[kind]
+    ]
+    names = read_classes([cut_view(images[i], place) for i, place in views], classifier)
+    seen = dict(zip(views, names, strict=True))
+
+    def holds(i: int, kind: str) -> bool:
+        value = wanted[i][kind]
+        if kind == "background":
+            return read_border(images[i]) == value
+        if kind == "sides":
+            return sorted(seen[i, side] for side in PLACES[kind]) == sorted(value)
+        (place,) = PLACES[kind]
+        return seen[i, place] == value
+
+    return [
+        {kind: float(holds(i, kind)) for kind in PLACES if kind in of_picture}
+        for i, of_picture in enumerate(wanted)
+    ]
 
 
 def share_held(held: Mapping[str, float]) -> float:
@@ -100,8 +130,8 @@ def share_held(held: Mapping[str, float]) -> float:
 def explain_unknown(wanted: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a row's `check`, None if nothing is."""
     for name, value in wanted.items():
-        if name not in KINDS:
-            return f"check.{name}: unknown; must be one of {', '.join(KINDS)}"
+        if name not in PLACES:
+            return f"check.{name}: unknown; must be one of {', '.join(PLACES)}"
         if name == "background" and value not in BACKGROUNDS:
             return f"check.background={value}: must be one of {', '.join(BACKGROUNDS)}"
     return None

@@ -136,10 +136,11 @@ def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> li
     cost = {name: metadata["cost"][name] / len(requests) for name in names}
     calls = count(cost["network_calls"], cost["vjps"], bench.vjp_cost)
     n_searched = read_config(read_values(folder / "config.yaml", yaml.safe_load)).n_searched
+    rows = [part.rows[request["number"]] for request in requests]
+    checks = read_checks(rows, pictures, model)
     curves = read_curves(folder / "history.jsonl", metadata, calls, n_searched)
     samples = []
     for i, (request, found) in enumerate(zip(requests, metadata["samples"], strict=True)):
-        row = part.rows[request["number"]]
         before = read_image(places[i] / "initial.png")
         samples.append(
             Sample(
@@ -147,9 +148,9 @@ def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> li
                 method=method,
                 seed=seed,
                 number=request["number"],
-                row=row,
+                row=rows[i],
                 folder=places[i],
-                scores={**read_scores(found), **read_checks(row, pictures[i], model)},
+                scores={**read_scores(found), **checks[i]},
                 change=rms_difference(before.numpy(), pictures[i].numpy()),
                 calls=calls,
                 network_calls=cost["network_calls"],
@@ -168,12 +169,18 @@ def read_scores(found: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if value is not None}
 
 
-def read_checks(row: Row, picture: Tensor, model: "LatentModel") -> dict[str, float]:
-    """Return the share of a row's checks that hold, and each."""
-    if not row.check:
-        return {}
-    held = check(row.check, picture, model.classifier_b)
-    return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": value for name, value in held.items()}}
+def read_checks(
+    rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel"
+) -> list[dict[str, float]]:
+    """Return of each row's picture the share of its checks that hold, and each; none for none."""
+    if not any(row.check for row in rows):
+        return [{}] * len(rows)
+
+    def with_share(held: dict[str, float]) -> dict[str, float]:
+        return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": held[name] for name in held}}
+
+    found = check([row.check for row in rows], pictures, model.classifier_b)
+    return [with_share(held) if held else {} for held in found]
 
 
 def read_curves(

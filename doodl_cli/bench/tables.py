@@ -30,9 +30,6 @@ class Summary:
     frechet: float | None
     diversity: Interval | None
     calls: float
-    network_calls: float
-    vjps: float
-    seconds: float
 
 
 def list_scores(results: Results, part: Part) -> list[str]:
@@ -57,16 +54,12 @@ def summarise(results: Results, part: Part, method: str) -> Summary:
     real = results.real.get(part.name)
     embeddings = [s.embedding for s in samples if s.embedding is not None]
     distances = list(diversity_of_units(samples).values())
-    n = len(samples)
     return Summary(
         means=means,
         change=bootstrap_mean(list(average((s.row.unit, s.change) for s in samples).values())),
         frechet=None if real is None else frechet_distance(stack(embeddings), real),
         diversity=bootstrap_mean(distances) if distances else None,
-        calls=sum(sample.calls for sample in samples) / n,
-        network_calls=sum(sample.network_calls for sample in samples) / n,
-        vjps=sum(sample.vjps for sample in samples) / n,
-        seconds=sum(sample.seconds for sample in samples) / n,
+        calls=sum(sample.calls for sample in samples) / len(samples),
     )
 
 
@@ -150,17 +143,13 @@ def write_comparisons(results: Results) -> str:
 
 def write_seconds(results: Results) -> str:
     """Return the seconds a sample of every method as CSV: these depend on the machine."""
-    return to_csv(
-        [
-            {
-                "part": part.name,
-                "method": method,
-                "seconds": f"{summarise(results, part, method).seconds:.3f}",
-            }
-            for part in results.parts
-            for method in part.methods
-        ]
-    )
+    lines = []
+    for part in results.parts:
+        for method in part.methods:
+            seconds = [sample.seconds for sample in results.of(part.name, method)]
+            mean = sum(seconds) / len(seconds)
+            lines.append({"part": part.name, "method": method, "seconds": f"{mean:.3f}"})
+    return to_csv(lines)
 
 
 Table = list[list[str]]  # the first row is the head

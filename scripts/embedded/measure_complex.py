@@ -58,13 +58,9 @@ def main() -> None:
         model = model or task.load(config, torch.device(device))
         outcome = optimise(config, model, texts, list(range(len(texts))))
         pictures = (outcome.images_first, outcome.images_best)
+        wanted = [entry["check"] for entry in entries]
         checks = [
-            np.array(
-                [
-                    share_held(check(entry["check"], image, model.classifier_b))
-                    for entry, image in zip(entries, images, strict=True)
-                ]
-            )
+            np.array([share_held(held) for held in check(wanted, images, model.classifier_b)])
             for images in pictures
         ]
         similarity = [scores["clip_text_b"].numpy() for scores in (outcome.first, outcome.best)]
