@@ -321,6 +321,7 @@ class RunDirectory:
             },
             "grad_norm": record.grad_norm[i],
             "latent_norm": record.latent_norm[i],
+            "best": sample.best is iterate,
             "seconds": record.seconds,
         }
         if record.regularisers:

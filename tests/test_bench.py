@@ -74,8 +74,8 @@ def test_curves_count_the_calls_of_a_search_and_then_of_the_iterations(tmp_path)
     """Three pictures of 2 calls, then the best one's again and two iterations of 4 more."""
     scores = [1.0, 3.0, 2.0, 3.0, 4.0, 3.5]
     lines = [
-        {"sample": 0, "iteration": i, "guidance": {"g": g}, "evaluate": {}}
-        for i, g in enumerate(scores)
+        {"sample": 0, "iteration": i, "guidance": {"g": g}, "evaluate": {}, "best": best}
+        for i, (g, best) in enumerate(zip(scores, [1, 1, 0, 0, 1, 0], strict=True))
     ]
     path = tmp_path / "history.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))

@@ -100,6 +100,7 @@ def test_a_line_of_the_history_holds_one_iteration_of_one_sample(run):
         "terms": {"aesthetic": {"loss": -2.0, "share": None}},
         "grad_norm": None,
         "latent_norm": 32.0,
+        "best": False,
         "seconds": 0.25,
     }
 

@@ -208,15 +208,11 @@ def read_curves(
     curves = {}
     for number, of_sample in lines.items():
         points: list[Point] = []
-        best = -np.inf
+        scores: dict[str, float] = {}
         for line in of_sample:
-            (score, *_) = line["guidance"].values()
-            if score is not None and score > best:
-                best = score
-                scores = {**line["guidance"], **line["evaluate"]}
-                scores = {name: value for name, value in scores.items() if value is not None}
-            elif points:
-                scores = points[-1].scores
+            if line["best"]:
+                found = {**line["guidance"], **line["evaluate"]}
+                scores = {name: value for name, value in found.items() if value is not None}
             points.append(Point(cost_until(line["iteration"]), scores))
         curves[number] = points
     return curves
