@@ -254,7 +254,8 @@ class Search:
 
     def means(self, setting: Setting) -> dict[str, float]:
         """Return the means over prompts with a setting."""
-        return {name: float(self.found[setting][name].mean()) for name in self.names}
+        found = self.found[setting]
+        return {name: float(f"{found[name].mean():.6g}") for name in self.names}
 
     def entry(self) -> dict:
         """Return what tuned.json holds."""
