@@ -43,6 +43,7 @@ DEFAULTS = {  # configs/optimizer/doodl, model/emoji, sampler/bdia
     "optimizer.lr": 1.0, "optimizer.clip": 1e-2, "sampler.n_steps": 12.0,
 }  # fmt: skip
 ONE, GAMMA = "optimizer.n_candidates=1", "sampler.gamma"
+OTHER_GAMMA = 0.5  # than the default
 CROPS = {"clip_text": (0, 4), "aesthetic": (0, 4), "classifier": (4, 16)}  # other than its own
 
 
@@ -88,7 +89,9 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
     """Return what each variant changes, by name."""
     values = read_numbers(tuned)
     lr, clip = values["optimizer.lr"], values["optimizer.clip"]
-    gammas = ["null"] if GAMMA in values else ["0.5"] * can_undo(values["sampler.n_steps"], 0.5)
+    gammas = ["null"] if GAMMA in values else []
+    if not gammas and can_undo(values["sampler.n_steps"], OTHER_GAMMA):
+        gammas = [f"{OTHER_GAMMA:g}"]
 
     def moving(lr_factor: float, clip_factor: float = 1.0) -> list[str]:
         return [f"optimizer.lr={lr * lr_factor:.3g}", f"optimizer.clip={clip * clip_factor:.3g}"]
@@ -130,6 +133,7 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
     """Return the bench of each variant and budget."""
     tuned = read_tuned(suite)
     n_steps = read_numbers(tuned)["sampler.n_steps"]
+    of = out / "-".join([suite, tell_apart(suite, "doodl"), fingerprint([TUNED_PATH])])
     jobs = {}
     for name, overrides in list_variants(read_part(suite)[0], tuned).items():
         for budget in BUDGETS if name in OF_BUDGETS else (BUDGET,):
@@ -140,7 +144,6 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
             given = [*tuning_words(suite), "methods=[none,doodl]", f"budget={budget}"]
             if name.startswith("EDICT"):
                 given.append("memory=reversible")  # the graph of an evaluation takes 2.5 GB
-            of = out / "-".join([suite, tell_apart(suite, "doodl"), fingerprint([TUNED_PATH])])
             folder = of / f"{name.replace(', ', '_').replace(' ', '-')}_{budget}"
             kept = [word for word in tuned if name not in SAMPLERS or not word.startswith(GAMMA)]
             chosen = [*given, *kept, ONE, *overrides, *words]

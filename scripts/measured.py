@@ -18,6 +18,7 @@ import numpy as np
 
 from doodl_cli.bench.statistics import average
 from doodl_cli.files import to_csv, write_whole
+from doodl_cli.models.locate import hash_file
 
 Scores = Mapping[str, np.ndarray]  # by name, one value a prompt
 
@@ -52,11 +53,12 @@ class Measured:
         """Whether all of some scores of a bench are known."""
         return self.found.get(bench, {}).keys() >= set(names)
 
-    def add(self, bench: Bench, scores: Scores) -> None:
-        """Add the scores of a bench, rounded as the file has them, and write the file."""
-        rounded = {name: np.array([float(show(x)) for x in scores[name]]) for name in scores}
+    def add(self, measured: Mapping[Bench, Scores]) -> None:
+        """Add the scores of benches, rounded as the file has them, and write the file."""
         with self.lock:
-            self.found.setdefault(bench, {}).update(rounded)
+            for bench, scores in measured.items():
+                rounded = {x: np.array([float(show(v)) for v in scores[x]]) for x in scores}
+                self.found.setdefault(bench, {}).update(rounded)
             self.write()
 
     def write(self) -> None:
@@ -85,4 +87,4 @@ def show(value: float) -> str:
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return what tells files, and those of folders, by their content: 8 hexadecimal digits."""
     files = [file for path in paths for file in [path, *sorted(path.rglob("*"))] if file.is_file()]
-    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:8]
+    return sha256(b"".join(bytes.fromhex(hash_file(file)) for file in files)).hexdigest()[:8]

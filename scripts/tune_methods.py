@@ -153,7 +153,8 @@ class Search:
             setting: sum(max(most - found[name].mean(), 0.0) for name, most in least.items())
             for setting, found in self.found.items()
         }
-        return [x for x in self.found if lacking[x] == min(lacking.values())]
+        least_lacking = min(lacking.values())
+        return [x for x in self.found if lacking[x] == least_lacking]
 
     @property
     def highest(self) -> Setting:
@@ -220,9 +221,9 @@ class Search:
         try:
             pool.run(jobs.values())
         finally:
-            for bench, job in jobs.items():
-                if job.done:
-                    self.measured.add(bench, read_scores(job, self.names))
+            done = {bench: job for bench, job in jobs.items() if job.done}
+            if done:
+                self.measured.add({x: read_scores(job, self.names) for x, job in done.items()})
         return [self.measured.found[bench] for bench in benches]
 
     def propose(self, step: float = 1) -> list[Setting]:
@@ -301,7 +302,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tuning"))
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=list(GRIDS))
-    parser.add_argument("--measured", type=Path, default=MEASURED)
+    parser.add_argument("--measured", type=Path, default=MEASURED, help="scores that are known")
     parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
     args = parser.parse_args()
     measured = Measured(args.measured)

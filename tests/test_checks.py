@@ -70,7 +70,7 @@ def test_sides_may_be_in_any_order_and_a_class_fills_the_picture():
 
 
 def test_each_picture_is_checked_for_its_own(monkeypatch):
-    monkeypatch.setattr("doodl_cli.bench.checks.AT_A_TIME", 2)
+    monkeypatch.setattr("doodl_cli.bench.metrics.AT_A_TIME", 2)
     images = [paint("pink", top="cat", bottom="dog"), paint("white", left="dog", right="cat"),
               paint("dark blue"), paint("red", top="sun", bottom="cat")]  # fmt: skip
     wanted = [{"top": "cat", "bottom": "sun"}, {"sides": ["dog", "cat"]}, {},

@@ -260,8 +260,8 @@ def test_what_was_measured_before_a_stop_is_kept(search, tmp_path):
 def test_scores_are_read_as_they_were_measured(tmp_path):
     measured = Measured(tmp_path / "new/scores.csv.gz")
     one, other = Bench("s", "m", "a=1 b=2", "x"), Bench("s", "m", "", "x")
-    measured.add(one, {"c": np.array([0.123456789, -2.0]), "d": np.array([1e-7])})
-    measured.add(other, {"c": np.array([3.0])})
+    measured.add({one: {"c": np.array([0.123456789, -2.0]), "d": np.array([1e-7])}})
+    measured.add({other: {"c": np.array([3.0])}})
     for kept in (measured, Measured(measured.path)):
         assert [*kept.found[one]["c"]] == [0.12346, -2]
         assert [*kept.found[one]["d"]] == [1e-7]

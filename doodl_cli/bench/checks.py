@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from doodl_cli.bench.metrics import in_batches
 from doodl_cli.optimize.assess import from_8_bit
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ PLACES = {  # by kind of check, where the classifier looks
     "sides": ("left", "right"),
     "class": (WHOLE,),
 }
-AT_A_TIME = 64
 
 
 def read_border(image: Tensor) -> str:
@@ -80,15 +80,13 @@ def cut_view(image: Tensor, place: str) -> Tensor:
     return F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)[0]
 
 
-@torch.no_grad()
 def read_classes(views: Sequence[Tensor], classifier: "Classifier") -> list[str]:
     """Return the class that a classifier sees in each of pictures (3, h, w) in [-1, 1]."""
+    if not views:
+        return []
     device = next(classifier.network.parameters()).device
-    found: list[int] = []
-    for k in range(0, len(views), AT_A_TIME):
-        images = torch.stack(list(views[k : k + AT_A_TIME])).to(device)
-        found += classifier.log_probabilities(images).argmax(1).tolist()
-    return [classifier.labels[number] for number in found]
+    found = in_batches(classifier.log_probabilities, views, device).argmax(1)
+    return [classifier.labels[number] for number in found.tolist()]
 
 
 def check(

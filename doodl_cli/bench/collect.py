@@ -14,7 +14,7 @@ from torch import Tensor
 
 from doodl_cli.bench.budget import KNOBS, count
 from doodl_cli.bench.checks import check, share_held
-from doodl_cli.bench.metrics import rms_difference
+from doodl_cli.bench.metrics import in_batches, rms_difference
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.settings import Bench
 from doodl_cli.bench.suite import Row
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
 CHECKS = "checks"
-AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -223,14 +222,9 @@ def has_held_out(model: "LatentModel") -> bool:
     return model.held_out is not None or model.name == "emoji"
 
 
-@torch.no_grad()
 def embed(pictures: Sequence[Tensor], model: "LatentModel") -> np.ndarray:
     """Return the held-out CLIP's unit embeddings (n, d) of pictures (3, h, w) in [-1, 1]."""
-    found = [
-        model.clip_b.embed_images(torch.stack(list(pictures[k : k + AT_A_TIME])).to(model.device))
-        for k in range(0, len(pictures), AT_A_TIME)
-    ]
-    return torch.cat(found).float().cpu().numpy()
+    return in_batches(model.clip_b.embed_images, pictures, model.device).float().cpu().numpy()
 
 
 def read_image(path: Path) -> Tensor:

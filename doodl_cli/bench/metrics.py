@@ -1,9 +1,22 @@
 """What is measured on sets of pictures and on pairs of them, beside the scores of each."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
+
+AT_A_TIME = 64
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[[Tensor], Tensor], pictures: Sequence[Tensor], device: torch.device
+) -> Tensor:
+    """Return what a function makes of one or more pictures (3, h, w) of one size, put together."""
+    batches = (pictures[k : k + AT_A_TIME] for k in range(0, len(pictures), AT_A_TIME))
+    return torch.cat([function(torch.stack(list(batch)).to(device)) for batch in batches])
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

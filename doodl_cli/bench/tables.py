@@ -145,10 +145,9 @@ def write_seconds(results: Results) -> str:
     """Return the seconds a sample of every method as CSV: these depend on the machine."""
     lines = []
     for part in results.parts:
+        seconds = average((sample.method, sample.seconds) for sample in results.of(part.name))
         for method in part.methods:
-            seconds = [sample.seconds for sample in results.of(part.name, method)]
-            mean = sum(seconds) / len(seconds)
-            lines.append({"part": part.name, "method": method, "seconds": f"{mean:.3f}"})
+            lines.append({"part": part.name, "method": method, "seconds": f"{seconds[method]:.3f}"})
     return to_csv(lines)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import yaml
 from omegaconf import DictConfig
@@ -229,7 +230,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
 
 
 def keep_tuned(
-    tuned: dict[str, list[str]], words: list[str], same_budget: bool = True
+    tuned: dict[str, list[str]], words: list[str], same_budget: bool
 ) -> dict[str, list[str]]:
     """Return by method the tuned overrides that hold with a user's words.
 
@@ -321,7 +322,10 @@ def begin(plan: Plan) -> Path:
             check_free(path)
             with writing(path):
                 path.mkdir(parents=True, exist_ok=True)
-            write_whole(settings, yaml.safe_dump(plan.settings, sort_keys=False).encode())
+            own = path / f"{SETTINGS}.{uuid4().hex}"  # what a shard writes no other one moves
+            write_whole(own, yaml.safe_dump(plan.settings, sort_keys=False).encode())
+            with writing(settings):
+                own.replace(settings)
             return path
         except (UserError, CannotWrite):
             if not is_being_written(settings):  # by another shard, at the same time
@@ -346,11 +350,11 @@ def begin(plan: Plan) -> Path:
                 f"{name}={show(now[name])}: output_dir={path} holds a bench with "
                 f"{show(before.get(name))}; must stay so"
             )
-    for part in plan.parts:
-        if saved.get("prompts", {}).get(part.name) != digest(part.rows):
+    for name, prompts in plan.settings["prompts"].items():
+        if saved.get("prompts", {}).get(name) != prompts:
             raise UserError(
-                f"suite.parts.{part.name}.path={plan.bench.suite.parts[part.name].path}: has other "
-                f"prompts than when the bench in output_dir={path} was begun; must stay so"
+                f"suite.parts.{name}.path={plan.bench.suite.parts[name].path}: has other prompts "
+                f"than when the bench in output_dir={path} was begun; must stay so"
             )
     return path
 
@@ -358,7 +362,7 @@ def begin(plan: Plan) -> Path:
 def is_being_written(path: Path) -> bool:
     """Wait a moment for a file that another process writes, and return whether it is there."""
     for _ in range(100):
-        if path.exists() or not any(path.parent.glob(f".{path.name}*")):
+        if path.exists() or not any(path.parent.glob(f"*{path.name}*")):
             break
         time.sleep(0.01)
     return path.exists()
