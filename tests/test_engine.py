@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from open_clip.modified_resnet import ModifiedResNet
 
 from doodl_cli import cli
 from doodl_cli import problem as problem_module
@@ -15,9 +16,10 @@ from doodl_cli.errors import lacks_memory
 from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
+from doodl_cli.models import clip as clips
 from doodl_cli.models import latent_model
 from doodl_cli.models.capture import N_WARM_UP, Captured, Captures, Replay
-from doodl_cli.models.clip import Clip, SelfAttention
+from doodl_cli.models.clip import Clip, SelfAttention, fold_norms
 from doodl_cli.models.decoder import decode_sparingly
 from doodl_cli.models.half import in_half
 from doodl_cli.models.latent_model import LatentModel, load_model
@@ -287,10 +289,27 @@ def test_attention_of_one_product_computes_the_same():
         assert weights is None
 
 
+def test_a_resnet_without_its_batch_norms_computes_the_same():
+    torch.manual_seed(0)
+    resnet = ModifiedResNet([1, 2, 1, 1], 6, heads=4, image_size=32, width=8)
+    for layer in resnet.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for values in (layer.weight.data, layer.bias.data, layer.running_mean):
+                values.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = resnet.eval()(x)
+        fold_norms(resnet)
+        torch.testing.assert_close(resnet(x), expected, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in resnet.modules())
+
+
 @needs_weights
 @pytest.mark.parametrize("name", ["clip_a", "clip_c"])  # a transformer, a ResNet
-def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(name):
+def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(monkeypatch, name):
     model = load_model("emoji", None, torch.device("cpu"), "float32")
+    monkeypatch.setattr(clips, "fold_norms", lambda visual: None)  # as a large one is loaded
     plain = model.load_own_clip(name)
     spared = model.load_own_clip(name)
     spared.spare()
@@ -474,7 +493,7 @@ def test_decoders_and_clips_replayed_from_graphs_give_the_same_pictures_and_grad
     model = adapt_pipeline(make_pipeline("sd15").to("cuda", torch.float16))
     torch.manual_seed(0)
     vit = open_clip.create_model("ViT-B-32", device="cuda")
-    clip = Clip(vit, None, {}).cuda().eval().requires_grad_(False)
+    clip = Clip(vit, None, {}).cuda().eval()
     clip.spare()
     results = []
     for captured in (True, False):

@@ -3,12 +3,14 @@
 import difflib
 import os
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from doodl_cli.errors import UserError
 from doodl_cli.models.capture import Captures
@@ -22,7 +24,7 @@ LARGE_NETWORK = 50_000_000  # parameters, from which a GPU computes in half prec
 class Clip(nn.Module):
     """An open_clip model with its tokenizer and normalisation, differentiable in the picture.
 
-    `facts` says where its weights come from.
+    The model is frozen, in place. `facts` says where its weights come from.
     """
 
     mean: Tensor
@@ -30,7 +32,8 @@ class Clip(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, facts: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.eval().requires_grad_(False)
+        join_products(model.visual)
         self.tokenizer = tokenizer
         self.facts = facts
         self.image_dtype = torch.float32
@@ -79,8 +82,6 @@ class Clip(nn.Module):
             self.model.set_grad_checkpointing()
             return
         for block in visual.transformer.resblocks:
-            if type(getattr(block, "attn", None)) is nn.MultiheadAttention:
-                block.attn.__class__ = SelfAttention
             block.forward = partial(recompute, block.forward)
         self.captured = device.type == "cuda"
 
@@ -96,6 +97,33 @@ class SelfAttention(nn.MultiheadAttention):
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=kwargs.get("attn_mask"))
         return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+
+def join_products(visual: nn.Module) -> None:
+    """Have the blocks of open_clip's transformers attend by `SelfAttention`, in place."""
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(visual, VisionTransformer):
+        for block in visual.transformer.resblocks:
+            if type(getattr(block, "attn", None)) is nn.MultiheadAttention:
+                block.attn.__class__ = SelfAttention
+
+
+def fold_norms(visual: nn.Module) -> None:
+    """Fold the batch norms of open_clip's ResNets into the convolutions before them, in place.
+
+    Rounding stays where it was in float32; in half precision the norms, on sums of their own, are
+    the more exact.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+
+    if not isinstance(visual, ModifiedResNet):  # whose layers are in the order that they are run in
+        return
+    for block in [*visual.modules()]:
+        for (name, layer), (next_name, norm) in pairwise(block.named_children()):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, name, fuse_conv_bn_eval(layer, norm))
+                setattr(block, next_name, nn.Identity())
 
 
 def load_clip(name: str, pretrained: str | None, device: torch.device, given: str) -> Clip:
@@ -121,9 +149,11 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, given: st
         ) from error
     sha256 = hash_weights(find_weights(name, pretrained))
     facts = {"name": name, "pretrained": pretrained, "sha256": sha256}
-    clip = Clip(model, tokenizer, facts).to(device).eval().requires_grad_(False)
+    clip = Clip(model, tokenizer, facts).to(device).eval()
     if device.type == "cuda" and sum(p.numel() for p in clip.parameters()) > LARGE_NETWORK:
         clip.spare()
+    else:
+        fold_norms(clip.model.visual)
     return clip
 
 
