@@ -57,7 +57,8 @@ ROUNDS = 8  # of settings beside the best one
 FINE = 0.5  # the last round's step
 FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
 SEARCH = 0.75  # of a budget, the most that candidates may take
-MOVED = "optimizer.lr * optimizer.clip"
+MOVED = "optimizer.lr * element"
+ELEMENT = {1e-5: 1e-5, 1e-2: 10**-3.5}  # of a gradient, by what clips it: about what is usual
 LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; None: the default
     "sampler.n_steps": (3, 4, 6, 8, 12, 20),
     "optimizer.clip": (1e-5, 1e-2),
@@ -67,10 +68,10 @@ LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; N
 }
 STRENGTH = {"method.strength": range(0, 9, 2)}
 # By method and key, where the coarse grid is: places in LISTED, of other keys halves of powers of
-# ten. An element of x_T moves by `lr` times its gradient, clipped: by their product at most, and
-# by no less with a clip below nearly all gradients. The sampler's steps divide the budget of
-# `doodl` between exactness, candidates and iterations, that of `best_of_n` between exactness and
-# noises; methods that guide on the way spend it on them.
+# ten. An element of x_T moves by `lr` times its gradient, which is at the low clip nearly always,
+# and below the high one. The sampler's steps divide the budget of `doodl` between exactness,
+# candidates and iterations, that of `best_of_n` between exactness and noises; methods that guide on
+# the way spend it on them.
 GRIDS = {
     "doodl": {
         MOVED: (-6, -4, -2, 0),
@@ -195,7 +196,7 @@ class Search:
         """Return the overrides of `doodl run` that make a setting."""
         values = self.values(setting)
         if MOVED in values:
-            values["optimizer.lr"] = values.pop(MOVED) / values["optimizer.clip"]
+            values["optimizer.lr"] = values.pop(MOVED) / ELEMENT[values["optimizer.clip"]]
         return [f"{key}={value:.2g}" for key, value in values.items()]
 
     def name(self, method: str, overrides: list[str]) -> Bench:
