@@ -32,7 +32,7 @@ class Clip(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, facts: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         join_products(model.visual)
         self.tokenizer = tokenizer
         self.facts = facts
@@ -42,6 +42,7 @@ class Clip(nn.Module):
         self.image_size: int = size[0] if isinstance(size, tuple | list) else size
         self.register_buffer("mean", torch.tensor(model.visual.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(model.visual.image_std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Return unit vectors (b, d) for pictures (b, 3, h, w) in [-1, 1], resized as needed."""
@@ -112,8 +113,8 @@ def join_products(visual: nn.Module) -> None:
 def fold_norms(visual: nn.Module) -> None:
     """Fold the batch norms of open_clip's ResNets into the convolutions before them, in place.
 
-    Rounding stays where it was in float32; in half precision the norms, on sums of their own, are
-    the more exact.
+    In float32 what they compute stays the same but for rounding; in half precision folded weights
+    are less exact than norms of their own.
     """
     from open_clip.modified_resnet import ModifiedResNet
 
@@ -149,7 +150,7 @@ def load_clip(name: str, pretrained: str | None, device: torch.device, given: st
         ) from error
     sha256 = hash_weights(find_weights(name, pretrained))
     facts = {"name": name, "pretrained": pretrained, "sha256": sha256}
-    clip = Clip(model, tokenizer, facts).to(device).eval()
+    clip = Clip(model, tokenizer, facts).to(device)
     if device.type == "cuda" and sum(p.numel() for p in clip.parameters()) > LARGE_NETWORK:
         clip.spare()
     else:

@@ -117,7 +117,7 @@ def make_clip(name: str, device: torch.device, half: bool) -> Clip:
     """Return a CLIP of open_clip with random weights."""
     with torch.device(device):
         model = open_clip.create_model(name, device=device)
-    clip = Clip(model, open_clip.get_tokenizer(name), {}).to(device).eval()
+    clip = Clip(model, open_clip.get_tokenizer(name), {}).to(device)
     if half:
         clip.spare()
     return clip
