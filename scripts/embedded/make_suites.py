@@ -1,6 +1,6 @@
 """Write the embedded model's suites of `doodl bench`, doodl_cli/assets/suites, with fixed seeds.
 
-    complex     100 prompts with backgrounds, relations, counts and styles, 3 seeds each: DrawBench
+    complex     100 prompts with backgrounds, relations, counts and styles, 6 seeds each: DrawBench
                 in small
     vocabulary  12 concepts that the text encoder has no word for, 8 seeds each, and real drawings
                 of them, for the Frechet distance
@@ -33,7 +33,7 @@ SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
 SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
 N_SEEDS = {
     "vocabulary": 8,
-    "complex": 3,
+    "complex": 6,
     "aesthetic": 3,
     "tuning/vocabulary": 8,
 }
