@@ -11,7 +11,14 @@ import sys
 import traceback
 
 from doodl_cli import __version__
-from doodl_cli.errors import CannotWrite, JobsFailed, Terminated, UserError, lacks_memory
+from doodl_cli.errors import (
+    CannotWrite,
+    JobsFailed,
+    Terminated,
+    UserError,
+    find_unordered,
+    lacks_memory,
+)
 from doodl_cli.signals import TERMINATING, handled, terminate
 
 VERBS = {
@@ -27,6 +34,7 @@ LESS_MEMORY = (
     "device: its memory is too small for one sample; must be memory.unet_checkpointing=true, "
     "dtype=float16, fewer guidance.*.n_crops, or smaller pictures by model.height and model.width"
 )
+UNORDERED = "deterministic=true: {} has no fixed order on a GPU; must be deterministic=false"
 
 HELP = """\
 doodl VERB key=value ...
@@ -64,6 +72,9 @@ def answer(argv: list[str]) -> int:
     except Exception as error:
         if lacks_memory(error):
             print(f"doodl: {LESS_MEMORY}", file=sys.stderr)
+            return 2
+        if unordered := find_unordered(error):
+            print(f"doodl: {UNORDERED.format(unordered)}", file=sys.stderr)
             return 2
         traceback.print_exc()
         return 1

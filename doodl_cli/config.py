@@ -322,6 +322,7 @@ class Config:
     cfg_scale: float = key("classifier-free guidance scale", least=0)
     device: str = key("auto, cpu, cuda, cuda:N or mps")
     dtype: str = key("what the networks compute in", choices=DTYPES)
+    deterministic: bool = key("on a GPU, too, the same digits whenever a command is repeated")
     compile: bool = key("compile the UNet, which takes minutes and then saves time; on a GPU")
     output_dir: str = key("the run directory, new or empty")
     log: str | list[str] | None = key(

@@ -26,6 +26,7 @@ class OutOfTime(Exception):
 
 
 NO_ROOM = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+NO_ORDER = "does not have a deterministic implementation"
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -38,3 +39,10 @@ def lacks_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM):
         return True
     return error.__context__ is not None and lacks_memory(error.__context__)
+
+
+def find_unordered(error: BaseException) -> str | None:
+    """Return the operation that a GPU adds up in no fixed order, where that was asked for."""
+    said = str(error)
+    unordered = isinstance(error, RuntimeError) and NO_ORDER in said
+    return said.split(maxsplit=1)[0] if unordered else None

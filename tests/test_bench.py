@@ -391,7 +391,7 @@ def test_the_suites_have_as_many_prompts_as_they_say_and_classes_that_there_are(
 
     settings = json.loads((find_folder("emoji", None) / "classifier_b/config.json").read_text())
     labels = set(settings["id2label"].values())
-    sizes = {"complex": 300, "vocabulary": 96, "references": 50, "aesthetic": 300}
+    sizes = {"complex": 600, "vocabulary": 96, "references": 50, "aesthetic": 300}
     for name, n in sizes.items():
         rows = read_suite(packaged() / f"{name}.jsonl", None)
         tuning = read_suite(packaged() / f"tuning/{name}.jsonl", None)

@@ -1,5 +1,6 @@
 """The engine: half precision that does not underflow, little memory, batches that halve, graphs."""
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from weakref import WeakSet
@@ -447,6 +448,34 @@ def test_too_little_memory_says_what_to_change(monkeypatch, capsys):
     assert cli.main(["run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "memory.unet_checkpointing=true" in line
+
+
+def test_an_operation_without_a_fixed_order_says_what_to_change(monkeypatch, capsys):
+    def dispatch(argv):
+        raise RuntimeError(
+            "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but "
+            "you set 'torch.use_deterministic_algorithms(True)'. You can turn off determinism"
+        )
+
+    monkeypatch.setattr(cli, "dispatch", dispatch)
+    assert cli.main(["run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("doodl: deterministic=true: adaptive_avg_pool2d_backward_cuda has no")
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_on_a_gpu_the_same_command_gives_the_same_digits(tmp_path, dtype):
+    found = []
+    for name in ("a", "b"):
+        words = ["prompt=an owl", "n_seeds=4", "guidance=clip_text", "optimizer.n_iters=6"]
+        settings = [f"dtype={dtype}", "deterministic=true", f"output_dir={tmp_path / name}"]
+        assert cli.main(["run", *words, *settings]) == 0
+        found.append((tmp_path / name / "history.jsonl").read_text().splitlines())
+    for lines in zip(*found, strict=True):
+        first, second = ({**json.loads(line), "seconds": None} for line in lines)
+        assert first == second
 
 
 @gpu

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.nn.functional import gelu, group_norm, silu
 
-from doodl_cli.commands.task import set_precision
+from doodl_cli.commands.task import set_determinism, set_precision
 from doodl_cli.models import tuning
 from doodl_cli.models.capture import Captured
 from doodl_cli.models.fused import (
@@ -350,6 +350,18 @@ def test_what_stays_in_float32_beside_half_precision_is_rounded(flags, dtype, ro
     set_precision(dtype)
     assert torch.backends.cuda.matmul.allow_tf32 == rounded
     assert rounds_convolutions() == rounded
+
+
+def test_determinism_is_asked_of_torch_and_of_cublas(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    set_determinism(False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    set_determinism(True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert asked == [False, True]
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch 2.9")

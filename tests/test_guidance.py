@@ -32,7 +32,7 @@ from doodl_cli.guidance.custom import build_custom
 from doodl_cli.guidance.preference import build_hps, build_pickscore
 from doodl_cli.guidance.references import find_references
 from doodl_cli.models.classifier import find_class, load_classifier
-from doodl_cli.models.clip import load_clip
+from doodl_cli.models.clip import load_clip, resize
 from doodl_cli.models.locate import hash_file
 from doodl_cli.optimize.noise import make_generators
 from tests import scorers
@@ -543,6 +543,16 @@ def test_a_function_that_cannot_guide_is_said_at_once(name, line):
     with pytest.raises(UserError, match=line) as error:
         build_custom(Custom(1.0, 0, f"{__name__}.{name}"), model)
     assert str(error.value).startswith(f"guidance.custom.target={__name__}.{name}: ")
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (64, 48), (9, 20)])
+def test_pictures_are_resized_as_by_interpolate(shape):
+    images = torch.rand(2, 3, *shape, requires_grad=True)
+    found = resize(images, 20)
+    exact = F.interpolate(images.double(), (20, 20), mode="bicubic", antialias=True)
+    torch.testing.assert_close(found, exact.float(), atol=1e-6, rtol=0)
+    slopes = [torch.autograd.grad(x.square().sum(), images)[0] for x in (found, exact)]
+    torch.testing.assert_close(*slopes, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["dark", "no such.module", "nowhere.dark", "tests..dark"])

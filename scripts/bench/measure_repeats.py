@@ -1,0 +1,94 @@
+"""Measure how far repeated optimisations differ on a GPU, and what deterministic=true costs.
+
+    python scripts/bench/measure_repeats.py [--iterations 20]
+
+The embedded model with CLIP guidance, and random weights of Stable Diffusion 1.4's architecture
+with the aesthetic score by ViT-L/14: how far x_T is apart after the same iterations from the same
+start, against how far it went, and the median seconds of an iteration, the first ones left out. On
+a CPU a smoke test.
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping
+
+import torch
+from architectures import make_guidance, make_model
+from torch import Tensor
+
+from doodl_cli.commands.task import set_determinism, set_precision
+from doodl_cli.guidance import Guidance
+from doodl_cli.guidance.clip import combine_similarities, spherical_distance, text_similarity
+from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.tuning import tune
+from doodl_cli.optimize import Settings, initial_noise, optimize
+from doodl_cli.problem import pose_problem
+from doodl_cli.sampling import SAMPLERS, make_grid
+
+N_WARM = 2  # iterations, in which graphs are captured
+CASES = {  # dtype, sampler, steps, samples, cfg scale
+    "emoji": ("tf32", "bdia", 12, 8, 2.5),
+    "sd14": ("float16", "obelm", 20, 1, 7.5),
+}
+
+
+def load(name: str, dtype: str, device: torch.device) -> tuple[LatentModel, Mapping[str, Guidance]]:
+    """Return a model, laid out for its device, and what guides it."""
+    if name != "emoji":
+        half = device.type == "cuda"
+        model = make_model(name, getattr(torch, dtype), device)
+        return model, make_guidance("aesthetic", device, half)
+    model = load_model(name, None, device, dtype)
+    tune(model, unet_checkpointing=False, compiled=False)
+    similarities = [text_similarity(clip) for clip in model.guiding_clips]
+    score = combine_similarities(similarities, [1.0] * len(similarities))
+    return model, {"clip_text": Guidance(score, spherical_distance, n_crops=16, crop_size=64)}
+
+
+def measure(name: str, deterministic: bool, n_iters: int, device: torch.device) -> str:
+    """Return a line of the table: two optimisations from the same start."""
+    dtype, sampler, n_steps, n_samples, cfg_scale = CASES[name]
+    dtype = set_precision(dtype)
+    set_determinism(deterministic)
+    model, guidance = load(name, dtype, device)
+    seeds = list(range(n_samples))
+    x_T = initial_noise(seeds, model.latent_shape).to(device)
+    ends: list[Tensor] = []
+    seconds: list[float] = []
+    for _ in range(2):
+        problem = pose_problem(
+            model,
+            table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
+            prompts=["a red apple"] * n_samples,
+            negative_prompts=[""] * n_samples,
+            seeds=seeds,
+            cfg_scale=cfg_scale,
+            memory="auto",
+            guidance=guidance,
+            evaluation={},
+        )
+        settings = Settings(n_iters=n_iters, clip=1e-3)
+        records = list(optimize(problem, settings, (x_T, x_T.clone())))
+        ends.append(records[-1].pair[0])
+        seconds += [record.seconds for record in records[N_WARM:-1]]
+    difference = float((ends[1] - ends[0]).norm() / (ends[0] - x_T.cpu()).norm())
+    return f"| {name} | {deterministic} | {difference:.1e} | {statistics.median(seconds):.3f} |"
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=20)
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
+    print("torch", torch.__version__)
+    print("| model | deterministic | difference of x_T's change | seconds an iteration |")
+    print("| --- | --- | --- | --- |")
+    for name in CASES if device.type == "cuda" else ("emoji",):
+        for deterministic in (False, True):
+            print(measure(name, deterministic, args.iterations, device), flush=True)
+
+
+if __name__ == "__main__":
+    main()
