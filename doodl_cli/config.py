@@ -301,6 +301,7 @@ GROUPS = (
     "experiment",
 )  # fmt: skip
 AUTO_BATCH = 32
+BEFORE = {"deterministic": False}  # what was done before there was the key
 OF_VERB = {
     "run": ("resume", "force", "max_seconds"),
     "sample": ("run", "which"),
@@ -393,9 +394,10 @@ class Config:
 def read_config(values: Mapping[str, Any]) -> Config:
     """Check plain values, as a composed or saved configuration holds them.
 
-    Raises UserError with the first key that is unknown, missing or out of range.
+    A saved one may be older than a key of BEFORE. Raises UserError with the first key that is
+    unknown, missing or out of range.
     """
-    values = dict(values)
+    values = {**BEFORE, **values}
     model = read_choice(MODELS, values.pop("model", None), "model")
     method = read_choice(METHODS, values.pop("method", None), "method")
     sampler = read_choice(SAMPLERS, values.pop("sampler", None), "sampler")

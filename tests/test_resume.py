@@ -253,3 +253,14 @@ def test_an_edit_goes_on_without_its_picture(folder):
     assert main(["run", "resume=run"]) == 0
     assert_same_run(folder / "whole", folder / "run")
     assert "done" in (folder / "run/doodl.log").read_text()
+
+
+@needs_weights
+def test_a_run_that_is_older_than_a_key_goes_on_as_it_was(folder):
+    assert main([*WORDS, "seed=3", "output_dir=run", "max_seconds=0.01"]) == 0
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert settings.pop("deterministic") is False
+    Path("run/config.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["run", "resume=run"]) == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["deterministic"] is False
+    assert main(["sample", "run=run", "which=best", "output_dir=again"]) == 0
