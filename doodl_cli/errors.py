@@ -1,5 +1,7 @@
 """The exceptions that the command line turns into an exit code of their own."""
 
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """The input is at fault: one line with the key, its value and what is allowed (exit 2)."""
@@ -30,19 +32,27 @@ NO_ORDER = "does not have a deterministic implementation"
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory is too small: PyTorch found no room, or a library beneath it.
-
-    Where that ended the capture of a graph, the end of the capture is an error in its turn.
-    """
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
-        return True
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM):
-        return True
-    return error.__context__ is not None and lacks_memory(error.__context__)
+    """Whether a GPU's memory is too small: PyTorch found no room, or a library beneath it."""
+    return any(
+        type(one).__name__ == "OutOfMemoryError"  # torch's, which takes a second to import
+        or (isinstance(one, RuntimeError) and any(words in str(one) for words in NO_ROOM))
+        for one in with_contexts(error)
+    )
 
 
 def find_unordered(error: BaseException) -> str | None:
     """Return the operation that a GPU adds up in no fixed order, where that was asked for."""
-    said = str(error)
-    unordered = isinstance(error, RuntimeError) and NO_ORDER in said
-    return said.split(maxsplit=1)[0] if unordered else None
+    for one in with_contexts(error):
+        if isinstance(one, RuntimeError) and NO_ORDER in str(one):
+            return str(one).split(maxsplit=1)[0]
+    return None
+
+
+def with_contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it.
+
+    What ended the capture of a graph is such a one: the end of the capture is an error in its turn.
+    """
+    while error is not None:
+        yield error
+        error = error.__context__

@@ -13,6 +13,7 @@ from open_clip.modified_resnet import ModifiedResNet
 
 from doodl_cli import cli
 from doodl_cli import problem as problem_module
+from doodl_cli.commands.task import set_determinism
 from doodl_cli.errors import lacks_memory
 from doodl_cli.guidance import Guidance
 from doodl_cli.guidance.guidance import ignore_prompts
@@ -450,12 +451,17 @@ def test_too_little_memory_says_what_to_change(monkeypatch, capsys):
     assert "memory.unet_checkpointing=true" in line
 
 
-def test_an_operation_without_a_fixed_order_says_what_to_change(monkeypatch, capsys):
+@pytest.mark.parametrize("captured", [False, True])
+def test_an_operation_without_a_fixed_order_says_what_to_change(monkeypatch, capsys, captured):
     def dispatch(argv):
-        raise RuntimeError(
-            "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but "
-            "you set 'torch.use_deterministic_algorithms(True)'. You can turn off determinism"
-        )
+        try:
+            raise RuntimeError(
+                "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, "
+                "but you set 'torch.use_deterministic_algorithms(True)'. You can turn off"
+            )
+        finally:
+            if captured:
+                raise RuntimeError("CUDA error: operation failed")
 
     monkeypatch.setattr(cli, "dispatch", dispatch)
     assert cli.main(["run"]) == 2
@@ -463,9 +469,18 @@ def test_an_operation_without_a_fixed_order_says_what_to_change(monkeypatch, cap
     assert line.startswith("doodl: deterministic=true: adaptive_avg_pool2d_backward_cuda has no")
 
 
+@pytest.fixture
+def determinism_ends():
+    """Take back what a run asked of all that comes after it in this process."""
+    yield
+    set_determinism(False)
+
+
 @gpu
 @pytest.mark.gpu
+@needs_weights
 @pytest.mark.parametrize("dtype", ["float32", "tf32"])
+@pytest.mark.usefixtures("determinism_ends")
 def test_on_a_gpu_the_same_command_gives_the_same_digits(tmp_path, dtype):
     found = []
     for name in ("a", "b"):

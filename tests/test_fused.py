@@ -355,13 +355,16 @@ def test_what_stays_in_float32_beside_half_precision_is_rounded(flags, dtype, ro
 def test_determinism_is_asked_of_torch_and_of_cublas(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: asked[-1:] == [True])
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     set_determinism(False)
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert asked == []  # as it is; the call takes a second
     set_determinism(True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert asked == [False, True]
+    set_determinism(False)
+    assert asked == [True, False]
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch 2.9")

@@ -137,14 +137,12 @@ def set_precision(name: str) -> str:
 
 
 def set_determinism(wanted: bool) -> None:
-    """Have every operation add up in one order, whenever it is repeated; a few cannot, and raise.
-
-    On the CPU they do anyhow, but for some threads of those that users write.
-    """
+    """Have a GPU add up in one order whenever an operation is repeated; a few cannot, and raise."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # one of the two that do
-    torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 1 s
+        torch.use_deterministic_algorithms(wanted)
 
 
 def find_grid(config: Config, model: LatentModel) -> Grid:

@@ -92,15 +92,16 @@ def resize(images: Tensor, size: int) -> Tensor:
     linear along each side, so it is two products, in float64 where there is one.
     """
     exact = torch.float32 if images.device.type == "mps" else torch.float64
-    rows, columns = (resizing(n, size).to(images.device, exact) for n in images.shape[-2:])
+    rows, columns = (bicubic(n, size, images.device, exact) for n in images.shape[-2:])
     return torch.einsum("ih,bchw,jw->bcij", rows, images.to(exact), columns).to(images.dtype)
 
 
 @cache
-def resizing(length: int, size: int) -> Tensor:
-    """Return the matrix (size, length) that resizes a side, float64 on the CPU."""
+def bicubic(length: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the matrix (size, length) that resizes a side."""
     every = torch.eye(length, dtype=torch.float64)[None, None]
-    return F.interpolate(every, (size, length), mode="bicubic", antialias=True)[0, 0]
+    matrix = F.interpolate(every, (size, length), mode="bicubic", antialias=True)[0, 0]
+    return matrix.to(device, dtype)
 
 
 class SelfAttention(nn.MultiheadAttention):
