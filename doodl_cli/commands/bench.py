@@ -44,6 +44,7 @@ REPLACED = {
     "n_seeds": "seeds=[...]",
     "log": "left out",
 }
+REPEATED = "deterministic=true"  # the same command gives the same tables, on a GPU too
 
 HELP = """\
 doodl bench suite=NAME key=value ...    compare methods at equal cost
@@ -200,7 +201,7 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
-            given = last_of_each([*chosen, *bench.suite.run, *part.run, *words])
+            given = last_of_each([REPEATED, *chosen, *bench.suite.run, *part.run, *words])
             values = resolve(compose("run", [quote(word) for word in given]))
             if method == "noise_aware":
                 if not takes_noise_aware(values):
