@@ -8,13 +8,15 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from doodl_cli.bench import collect
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
-from doodl_cli.bench.collect import Results, Sample, read_curves
+from doodl_cli.bench.collect import Results, Sample, read_checks, read_curves
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.statistics import bootstrap_mean
 from doodl_cli.bench.suite import Row, packaged, read_suite
@@ -100,6 +102,7 @@ def test_every_method_spends_the_budget_as_predicted_and_no_more(whole):
     for line in lines:
         run = whole / f"runs/file/{line['method']}/0"
         config = read_config(yaml.safe_load((run / "config.yaml").read_text()))
+        assert config.deterministic
         planned = compose(f"method={line['method']}", "sampler.n_steps=2", "memory=full")
         knob = KNOBS.get(line["method"])
         n = spend(planned, 12, read_price())
@@ -178,6 +181,22 @@ def test_the_tables_hold_scores_checks_and_comparisons(whole):
     table = (whole / "table.md").read_text()
     assert "## file: 2 prompts, 2 pictures a method" in table
     assert re.search(r"\| doodl \|.* n_iters=2 n_steps=2 lr=1.0 clip=0.01 \|", table)
+
+
+@pytest.mark.parametrize(
+    ("guided", "judges"),
+    [(["clip_text"], ["b", "a"]), (["classifier"], ["b"]), (["aesthetic", "classifier"], ["b"])],
+)
+def test_a_classifier_that_guides_does_not_judge_what_is_in_the_picture(
+    monkeypatch, guided, judges
+):
+    asked = []
+    monkeypatch.setattr(collect, "check", lambda *given: asked.append(given) or [{"top": 1.0}])
+    model = SimpleNamespace(classifier_a="a", classifier_b="b")
+    rows = [Row("a cat above a dog", 0, check={"top": "cat"})]
+    found = read_checks(rows, [torch.zeros(3, 64, 64)], model, guided)
+    assert found == [{"checks": 1.0, "checks.top": 1.0}]
+    assert [given[2] for given in asked] == [judges]
 
 
 @needs_weights

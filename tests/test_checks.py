@@ -10,16 +10,16 @@ COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "sun": (0, 0, 255)}
 
 
 class ByColour:
-    """A classifier of three classes, each a colour: what most of the picture is."""
+    """A classifier of three classes, each a colour: what most of the picture is, and how surely."""
 
-    def __init__(self):
-        self.labels = list(COLOURS)
+    def __init__(self, colours=COLOURS, sure=1.0):
+        self.labels, self.colours, self.sure = list(colours), colours, sure
         self.network = nn.Linear(1, 1)
 
     def log_probabilities(self, images):
         means = ((images + 1) / 2).mean((2, 3))
-        table = torch.tensor(list(COLOURS.values())).float() / 255
-        return -(means[:, None] - table).norm(dim=2)
+        table = torch.tensor(list(self.colours.values())).float() / 255
+        return (-self.sure * (means[:, None] - table).norm(dim=2)).log_softmax(1)
 
 
 def paint(background="white", size=64, **places):
@@ -58,15 +58,15 @@ def test_the_halves_of_a_picture_are_squares_of_half_its_side():
 )
 def test_what_is_where_is_checked_one_by_one(wanted, held):
     image = paint("pink", top="cat", bottom="dog")
-    assert check([wanted], [image], ByColour()) == [held]
+    assert check([wanted], [image], [ByColour()]) == [held]
     assert share_held(held) == pytest.approx(sum(held.values()) / len(held))
 
 
 def test_sides_may_be_in_any_order_and_a_class_fills_the_picture():
     image = paint("white", left="dog", right="cat")
-    assert check([{"sides": ["cat", "dog"]}], [image], ByColour()) == [{"sides": 1}]
-    assert check([{"sides": ["cat", "sun"]}], [image], ByColour()) == [{"sides": 0}]
-    assert check([{"class": "sun"}], [paint("dark blue")], ByColour()) == [{"class": 1}]
+    assert check([{"sides": ["cat", "dog"]}], [image], [ByColour()]) == [{"sides": 1}]
+    assert check([{"sides": ["cat", "sun"]}], [image], [ByColour()]) == [{"sides": 0}]
+    assert check([{"class": "sun"}], [paint("dark blue")], [ByColour()]) == [{"class": 1}]
 
 
 def test_each_picture_is_checked_for_its_own(monkeypatch):
@@ -76,5 +76,14 @@ def test_each_picture_is_checked_for_its_own(monkeypatch):
     wanted = [{"top": "cat", "bottom": "sun"}, {"sides": ["dog", "cat"]}, {},
               {"background": "red", "bottom": "cat"}]  # fmt: skip
     held = [{"top": 1, "bottom": 0}, {"sides": 1}, {}, {"background": 1, "bottom": 1}]
-    assert check(wanted, images, ByColour()) == held
-    assert check([{}], images[:1], ByColour()) == [{}]
+    assert check(wanted, images, [ByColour()]) == held
+    assert check([{}], images[:1], [ByColour()]) == [{}]
+
+
+def test_of_classifiers_that_differ_the_surer_one_is_right():
+    astray = ByColour(dict(zip(COLOURS, reversed(COLOURS.values()), strict=True)), sure=0.1)
+    images = [paint(top="cat", bottom="sun")]
+    wanted = [{"top": "cat", "bottom": "sun"}]
+    assert check(wanted, images, [astray]) == [{"top": 0, "bottom": 0}]
+    for classifiers in ([ByColour(), astray], [astray, ByColour()]):
+        assert check(wanted, images, classifiers) == [{"top": 1, "bottom": 1}]

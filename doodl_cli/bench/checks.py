@@ -3,9 +3,12 @@
 A row of a suite says what should be there, `check`:
 
     background   a word of BACKGROUNDS: the one nearest to the border's median colour
-    top, bottom  the class that the held-out classifier sees in that half
-    sides        the classes that it sees left and right, in any order
-    class        the class that it sees in the whole picture
+    top, bottom  the class that held-out classifiers see in that half
+    sides        the classes that they see left and right, in any order
+    class        the class that they see in the whole picture
+
+The embedded classifiers know half of the drawings each, together nearly all that the model draws;
+alone each takes a fifth of the other's for something else (scripts/embedded/measure_checks.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,17 +83,23 @@ def cut_view(image: Tensor, place: str) -> Tensor:
     return F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)[0]
 
 
-def read_classes(views: Sequence[Tensor], classifier: "Classifier") -> list[str]:
-    """Return the class that a classifier sees in each of pictures (3, h, w) in [-1, 1]."""
+def read_classes(views: Sequence[Tensor], classifiers: Sequence["Classifier"]) -> list[str]:
+    """Return the class of the highest mean probability in each of pictures (3, h, w) in [-1, 1].
+
+    All classifiers have the same classes.
+    """
     if not views:
         return []
-    device = next(classifier.network.parameters()).device
-    found = in_batches(classifier.log_probabilities, views, device).argmax(1)
-    return [classifier.labels[number] for number in found.tolist()]
+    device = next(classifiers[0].network.parameters()).device
+    by_classifier = [in_batches(each.log_probabilities, views, device) for each in classifiers]
+    found = torch.stack(by_classifier).logsumexp(0).argmax(1)
+    return [classifiers[0].labels[number] for number in found.tolist()]
 
 
 def check(
-    wanted: Sequence[Mapping[str, Any]], images: Sequence[Tensor], classifier: "Classifier"
+    wanted: Sequence[Mapping[str, Any]],
+    images: Sequence[Tensor],
+    classifiers: Sequence["Classifier"],
 ) -> list[dict[str, float]]:
     """Return which of the things wanted of each picture hold, 1 or 0 each.
 
@@ -102,7 +111,7 @@ def check(
         for kind in of_picture
         for place in PLACES[kind]
     ]
-    names = read_classes([cut_view(images[i], place) for i, place in views], classifier)
+    names = read_classes([cut_view(images[i], place) for i, place in views], classifiers)
     seen = dict(zip(views, names, strict=True))
 
     def holds(i: int, kind: str) -> bool:

@@ -134,10 +134,10 @@ def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> li
     names = ("network_calls", "vjps", "seconds")
     cost = {name: metadata["cost"][name] / len(requests) for name in names}
     calls = count(cost["network_calls"], cost["vjps"], bench.vjp_cost)
-    n_searched = read_config(read_values(folder / "config.yaml", yaml.safe_load)).n_searched
+    config = read_config(read_values(folder / "config.yaml", yaml.safe_load))
     rows = [part.rows[request["number"]] for request in requests]
-    checks = read_checks(rows, pictures, model)
-    curves = read_curves(folder / "history.jsonl", metadata, calls, n_searched)
+    checks = read_checks(rows, pictures, model, guided=tuple(config.guidance))
+    curves = read_curves(folder / "history.jsonl", metadata, calls, config.n_searched)
     samples = []
     for i, (request, found) in enumerate(zip(requests, metadata["samples"], strict=True)):
         before = read_image(places[i] / "initial.png")
@@ -169,16 +169,20 @@ def read_scores(found: dict[str, Any]) -> dict[str, float]:
 
 
 def read_checks(
-    rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel"
+    rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel", guided: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Return of each row's picture the share of its checks that hold, and each; none for none."""
+    """Return of each row's picture the share of its checks that hold, and each; none for none.
+
+    Both embedded classifiers judge, the guiding one only where no `classifier` has `guided`.
+    """
     if not any(row.check for row in rows):
         return [{}] * len(rows)
 
     def with_share(held: dict[str, float]) -> dict[str, float]:
         return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": held[name] for name in held}}
 
-    found = check([row.check for row in rows], pictures, model.classifier_b)
+    others = [] if "classifier" in guided else [model.classifier_a]
+    found = check([row.check for row in rows], pictures, [model.classifier_b, *others])
     return [with_share(held) if held else {} for held in found]
 
 

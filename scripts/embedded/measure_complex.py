@@ -1,7 +1,7 @@
 """Measure `clip_text` on the hundred complex prompts, by what it did not optimise.
 
 Held-out pair B's similarity to the prompt, and the checks that need no CLIP: the background's
-colour at the picture's border, and which concept classifier B sees in a half. Means before and
+colour at the picture's border, and which concept both classifiers see in a half. Means before and
 after, and the paired gain with its 95 % bootstrap interval over prompts.
 
     python scripts/embedded/measure_complex.py --out build/complex.jsonl
@@ -59,8 +59,9 @@ def main() -> None:
         outcome = optimise(config, model, texts, list(range(len(texts))))
         pictures = (outcome.images_first, outcome.images_best)
         wanted = [entry["check"] for entry in entries]
+        judges = [model.classifier_b, model.classifier_a]
         checks = [
-            np.array([share_held(held) for held in check(wanted, images, model.classifier_b)])
+            np.array([share_held(held) for held in check(wanted, images, judges)])
             for images in pictures
         ]
         similarity = [scores["clip_text_b"].numpy() for scores in (outcome.first, outcome.best)]
