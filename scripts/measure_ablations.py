@@ -14,17 +14,17 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from job_pool import Job, Pool
-from measured import fingerprint, over_prompts
+from measured import over_prompts
 from tune_methods import SEARCH, can_undo, read_suite, tell_apart, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
 from doodl_cli.bench.suite import packaged
 
-TUNED_PATH = packaged() / suites.TUNED
 SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
 BUDGETS = (100, 400, 1600)
@@ -133,7 +133,8 @@ def make_jobs(suite: str, out: Path, words: list[str]) -> dict[tuple[str, int], 
     """Return the bench of each variant and budget."""
     tuned = read_tuned(suite)
     n_steps = read_numbers(tuned)["sampler.n_steps"]
-    of = out / "-".join([suite, tell_apart(suite, "doodl"), fingerprint([TUNED_PATH])])
+    setting = sha256(" ".join(tuned).encode()).hexdigest()[:8]
+    of = out / "-".join([suite, tell_apart(suite, "doodl"), setting])
     jobs = {}
     for name, overrides in list_variants(read_part(suite)[0], tuned).items():
         for budget in BUDGETS if name in OF_BUDGETS else (BUDGET,):
