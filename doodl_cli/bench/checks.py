@@ -11,7 +11,7 @@ The embedded classifiers know half of the drawings each, together nearly all tha
 alone each takes a fifth of the other's for something else (scripts/embedded/measure_checks.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from doodl_cli.optimize.assess import from_8_bit
 
 if TYPE_CHECKING:
     from doodl_cli.models.classifier import Classifier
+    from doodl_cli.models.latent_model import LatentModel
 
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -81,6 +82,15 @@ def cut_view(image: Tensor, place: str) -> Tensor:
         return from_8_bit(image)
     part = from_8_bit(cut_half(image, place)[None])
     return F.interpolate(part, image.shape[1:], mode="bicubic", antialias=True).clamp(-1, 1)[0]
+
+
+def choose_judges(model: "LatentModel", guided: Collection[str]) -> list["Classifier"]:
+    """Return the embedded classifiers that judge: both, but none that may have guided.
+
+    `guided` are the names of the guidances.
+    """
+    others = [] if "classifier" in guided else [model.classifier_a]
+    return [model.classifier_b, *others]
 
 
 def read_classes(views: Sequence[Tensor], classifiers: Sequence["Classifier"]) -> list[str]:

@@ -1,7 +1,7 @@
 """From finished runs to one line a sample: scores, checks, change, cost."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from doodl_cli.bench.budget import KNOBS, count
-from doodl_cli.bench.checks import check, share_held
+from doodl_cli.bench.checks import check, choose_judges, share_held
 from doodl_cli.bench.metrics import in_batches, rms_difference
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.settings import Bench
@@ -136,7 +136,7 @@ def read_run(folder: Path, part: Part, bench: Bench, model: "LatentModel") -> li
     calls = count(cost["network_calls"], cost["vjps"], bench.vjp_cost)
     config = read_config(read_values(folder / "config.yaml", yaml.safe_load))
     rows = [part.rows[request["number"]] for request in requests]
-    checks = read_checks(rows, pictures, model, guided=tuple(config.guidance))
+    checks = read_checks(rows, pictures, model, config.guidance)
     curves = read_curves(folder / "history.jsonl", metadata, calls, config.n_searched)
     samples = []
     for i, (request, found) in enumerate(zip(requests, metadata["samples"], strict=True)):
@@ -169,20 +169,16 @@ def read_scores(found: dict[str, Any]) -> dict[str, float]:
 
 
 def read_checks(
-    rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel", guided: Sequence[str]
+    rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel", guided: Collection[str]
 ) -> list[dict[str, float]]:
-    """Return of each row's picture the share of its checks that hold, and each; none for none.
-
-    Both embedded classifiers judge, the guiding one only where no `classifier` has `guided`.
-    """
+    """Return of each row's picture the share of its checks that hold, and each; none for none."""
     if not any(row.check for row in rows):
         return [{}] * len(rows)
 
     def with_share(held: dict[str, float]) -> dict[str, float]:
         return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": held[name] for name in held}}
 
-    others = [] if "classifier" in guided else [model.classifier_a]
-    found = check([row.check for row in rows], pictures, [model.classifier_b, *others])
+    found = check([row.check for row in rows], pictures, choose_judges(model, guided))
     return [with_share(held) if held else {} for held in found]
 
 

@@ -17,7 +17,7 @@ from make_suites import SUITES
 from outcomes import draw_pairs, optimise, read_settings
 from pictures import choose_device
 
-from doodl_cli.bench.checks import check, share_held
+from doodl_cli.bench.checks import check, choose_judges, share_held
 from doodl_cli.bench.statistics import Interval, bootstrap_mean
 from doodl_cli.commands import task
 
@@ -59,7 +59,7 @@ def main() -> None:
         outcome = optimise(config, model, texts, list(range(len(texts))))
         pictures = (outcome.images_first, outcome.images_best)
         wanted = [entry["check"] for entry in entries]
-        judges = [model.classifier_b, model.classifier_a]
+        judges = choose_judges(model, config.guidance)
         checks = [
             np.array([share_held(held) for held in check(wanted, images, judges)])
             for images in pictures
