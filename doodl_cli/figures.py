@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SMALLEST_SIDE = 256  # smaller pictures are enlarged
 GAP = 12
 FONT_SIZE = 13
-LINE_HEIGHT = 18
+LINE_HEIGHT = 1.4  # in font sizes
 PANEL_INCHES = (3.6, 2.8)
 N_COLOURS = 10  # samples that are told apart
 
@@ -26,22 +26,28 @@ def enlarge(image: Image.Image) -> Image.Image:
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
-def draw_grid(rows: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
-    """Draw rows of pictures, each with the lines of its caption below."""
+def draw_grid(
+    rows: Sequence[Sequence[tuple[Image.Image, Sequence[str]]]], font_size: int = FONT_SIZE
+) -> Image.Image:
+    """Draw rows of pictures, each with the lines of its caption below, of `font_size` pixels.
+
+    A line that is too long goes on below the next picture.
+    """
     tiles = [[(enlarge(image), lines) for image, lines in row] for row in rows]
     width, height = tiles[0][0][0].size
-    height += LINE_HEIGHT * max(len(lines) for row in tiles for _, lines in row)
+    line_height = round(LINE_HEIGHT * font_size)
+    height += line_height * max(len(lines) for row in tiles for _, lines in row)
     n_columns = max(len(row) for row in tiles)
     size = (n_columns * (width + GAP) + GAP, len(tiles) * (height + GAP) + GAP)
     grid = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(FONT_SIZE)
+    font = ImageFont.load_default(font_size)
     for j, row in enumerate(tiles):
         for i, (image, lines) in enumerate(row):
             x, y = GAP + i * (width + GAP), GAP + j * (height + GAP)
             grid.paste(image, (x, y))
             for k, line in enumerate(lines):
-                draw.text((x, y + image.height + 2 + k * LINE_HEIGHT), line, "black", font)
+                draw.text((x, y + image.height + 2 + k * line_height), line, "black", font)
     return grid
 
 

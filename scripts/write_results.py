@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from doodl_cli.bench.suite import TUNED, packaged
-from doodl_cli.bench.tables import to_markdown
+from doodl_cli.bench.tables import show_gain, to_markdown
 from doodl_cli.files import read_values
 
 PAGE = Path(__file__).parents[1] / "docs/results.md"
@@ -127,7 +127,7 @@ def write_ablations(measured: dict[str, Any]) -> str:
             [
                 row["variant"],
                 f"{row['held_out']:.4g}",
-                show_gain(row),
+                show_gains(row),
                 f"{row['optimised']:.4g}",
                 f"{row['prompt']:.4g}",
                 f"{row['change']:.3g}",
@@ -163,12 +163,13 @@ def mark(gain: list[float]) -> str:
     return "*" if low > 0 or high < 0 else ""
 
 
-def show_gain(row: dict[str, Any]) -> str:
+def show_gains(row: dict[str, Any]) -> str:
     """Return a gain as the tables of a bench do."""
     gain, low, high = row["gain"]
     if gain == low == high == 0:
         return ""
-    return f"{gain:+.4g}{mark(row['gain'])} [{low:+.4g}, {high:+.4g}], wins {row['wins']:.0%}"
+    shown = f"{show_gain(gain)}{mark(row['gain'])} [{show_gain(low)}, {show_gain(high)}]"
+    return f"{shown}, wins {row['wins']:.0%}"
 
 
 def draw_pictures(bench: Path, parts: list[str]) -> dict[str, bytes]:

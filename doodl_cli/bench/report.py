@@ -25,11 +25,12 @@ from doodl_cli.bench.tables import (
 )
 from doodl_cli.figures import draw_grid
 from doodl_cli.files import write_whole
+from doodl_cli.pictures import read_picture
 
 PAGE = "bench.html"
 N_SHOWN = 12  # prompts on a contact sheet
 N_LEVELS = 60  # of calls, at which curves are averaged
-LONGEST = 34  # characters below a picture
+CAPTION_SIZE = 22  # pixels: a sheet is wide, and mostly seen smaller
 
 
 def write_report(path: Path, results: Results) -> None:
@@ -91,29 +92,37 @@ def average_curves(curves: Sequence[Sequence[Point]], name: str) -> tuple[np.nda
 
 
 def draw_sheet(results: Results, part: Part) -> bytes:
-    """Draw the first prompts, evenly chosen, a row each: what every method makes of one noise."""
-    methods = part.methods
+    """Draw the first prompts, evenly chosen, a row each: what every method makes of one noise.
+
+    Pictures have the judge's score; a row begins with the reference picture, if it has one.
+    """
     rows = []
     n = len(part.rows)
     first = results.bench.seeds[0]
     for number in sorted({round(k * (n - 1) / max(N_SHOWN - 1, 1)) for k in range(N_SHOWN)}):
-        tiles = []
-        for method in methods:
-            found = [
-                s for s in results.of(part.name, method) if (s.number, s.seed) == (number, first)
-            ]
-            for sample in found:
-                with Image.open(sample.folder / "best.png") as image:
-                    picture = image.convert("RGB")
-                picture.thumbnail((256, 256))
-                score = sample.scores.get(part.judge)
-                shown = "" if score is None else f"{part.judge} {score:.3g}"
-                tiles.append((picture, [sample.row.unit[:LONGEST], f"{method}  {shown}"]))
-        rows.append(tiles)
-    sheet = draw_grid(rows)
+        row = part.rows[number]
+        tiles = [(read_tile(row.image), "reference")] if row.image else []
+        for method in part.methods:
+            for sample in results.of(part.name, method):
+                if (sample.number, sample.seed) == (number, first):
+                    score = sample.scores.get(part.judge)
+                    shown = "" if score is None else f"  {score:.3g}"
+                    tiles.append((read_tile(sample.folder / "best.png"), f"{method}{shown}"))
+        titles = [f"{row.unit}   ({part.judge})", *[""] * (len(tiles) - 1)]
+        rows.append(
+            [(tile, [title, below]) for (tile, below), title in zip(tiles, titles, strict=True)]
+        )
+    sheet = draw_grid(rows, CAPTION_SIZE)
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", quality=80)
     return buffer.getvalue()
+
+
+def read_tile(path: str | Path) -> Image.Image:
+    """Return a picture as it is on a sheet."""
+    picture = read_picture(str(path), "image")
+    picture.thumbnail((256, 256))
+    return picture
 
 
 def draw_page(results: Results, pictures: dict[str, bytes]) -> str:

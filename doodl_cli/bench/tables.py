@@ -201,7 +201,13 @@ def show_interval(interval: Interval | None) -> str:
 def show_comparison(found: Comparison) -> str:
     """Return a gain, marked with * where its interval excludes zero, and the share of wins."""
     gain, mark = found.gain, "*" if found.gain.excludes_zero else ""
-    return f"{gain.mean:+.4g}{mark} [{gain.low:+.4g}, {gain.high:+.4g}], wins {found.wins.mean:.0%}"
+    mean, low, high = (show_gain(value) for value in (gain.mean, gain.low, gain.high))
+    return f"{mean}{mark} [{low}, {high}], wins {found.wins.mean:.0%}"
+
+
+def show_gain(value: float) -> str:
+    """Return a difference of scores, without what is only round-off."""
+    return f"{round(value, 12) + 0.0:+.4g}"  # + 0.0: no -0
 
 
 def write_markdown(results: Results) -> str:
