@@ -23,7 +23,7 @@ from doodl_cli.models.locate import hash_file
 Scores = Mapping[str, np.ndarray]  # by name, one value a prompt
 
 
-class Bench(NamedTuple):
+class BenchName(NamedTuple):
     """A bench of one method on one suite; `words` are the overrides that it was given."""
 
     suite: str
@@ -37,7 +37,7 @@ class Measured:
     """The scores of benches by name, read from a file if it is there, and written to it."""
 
     path: Path
-    found: dict[Bench, dict[str, np.ndarray]] = field(default_factory=dict)
+    found: dict[BenchName, dict[str, np.ndarray]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -45,15 +45,15 @@ class Measured:
             return
         text = gzip.decompress(self.path.read_bytes()).decode()
         for line in csv.DictReader(io.StringIO(text)):
-            bench = Bench(*(line[name] for name in Bench._fields))
+            bench = BenchName(*(line[name] for name in BenchName._fields))
             values = np.array(line["values"].split(), dtype=float)
             self.found.setdefault(bench, {})[line["score"]] = values
 
-    def has(self, bench: Bench, names: Iterable[str]) -> bool:
+    def has(self, bench: BenchName, names: Iterable[str]) -> bool:
         """Whether all of some scores of a bench are known."""
         return self.found.get(bench, {}).keys() >= set(names)
 
-    def add(self, measured: Mapping[Bench, Scores]) -> None:
+    def add(self, measured: Mapping[BenchName, Scores]) -> None:
         """Add the scores of benches, rounded as the file has them, and write the file."""
         with self.lock:
             for bench, scores in measured.items():

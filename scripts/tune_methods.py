@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from job_pool import COSTS, Job, Pool
-from measured import Bench, Measured, Scores, fingerprint, over_prompts
+from measured import BenchName, Measured, Scores, fingerprint, over_prompts
 from scipy.stats import sem
 
 from doodl_cli.bench.collect import CHECKS
@@ -199,10 +199,10 @@ class Search:
             values["optimizer.lr"] = values.pop(MOVED) / ELEMENT[values["optimizer.clip"]]
         return [f"{key}={value:.2g}" for key, value in values.items()]
 
-    def name(self, method: str, overrides: list[str]) -> Bench:
+    def name(self, method: str, overrides: list[str]) -> BenchName:
         """Return what the bench of a setting is known by."""
         words = " ".join([*overrides, *self.words])
-        return Bench(self.suite, method, words, tell_apart(self.suite, method))
+        return BenchName(self.suite, method, words, tell_apart(self.suite, method))
 
     def make_job(self, method: str, overrides: list[str]) -> Job:
         """Return a bench on the prompts to tune on."""

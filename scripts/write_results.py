@@ -17,8 +17,10 @@ from pathlib import Path
 from statistics import mode
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from doodl_cli.bench.collect import CHECKS
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.bench.tables import show_gain, to_markdown
 from doodl_cli.files import read_values
@@ -157,6 +159,40 @@ def write_budgets(measured: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def read_names(means: Table) -> tuple[str, str]:
+    """Return the optimised and the deciding score of a part's table of means."""
+    found = {kind: name for name, _, kind in (cell.partition(" (") for cell in means[0])}
+    return found["optimised)"], found["held out)"]
+
+
+def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
+    """Return how far the optimised score tells which of a prompt's pictures the judge prefers.
+
+    The correlation of both over the pictures of the seeds of a prompt, each less their mean; in
+    brackets that with the share of checks. `judges`: by part the optimised and the deciding score.
+    """
+    with (bench / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found: dict[str, dict[str, str]] = {}
+    for part, names in judges.items():
+        of_part = [line for line in lines if line["part"] == part]
+        for method in dict.fromkeys(line["method"] for line in of_part):
+            of_prompts: dict[tuple[str, str], list[list[float]]] = {}
+            for line in of_part:
+                if line["method"] == method:
+                    values = [float(line[name] or "nan") for name in (*names, CHECKS)]
+                    of_prompts.setdefault((line["prompt"], line["target"]), []).append(values)
+            apart = np.concatenate([x - np.mean(x, axis=0) for x in of_prompts.values()])
+            if not apart[:, 0].any():  # one seed a prompt
+                continue
+            _, held_out, checks = np.corrcoef(apart.T)[0]
+            shown = f"{held_out:.2f}" + ("" if np.isnan(checks) else f" ({checks:.2f})")
+            found.setdefault(method, {})[part] = shown
+    parts = list(dict.fromkeys(part for cells in found.values() for part in cells))
+    rows = [[method, *(cells.get(part, "") for part in parts)] for method, cells in found.items()]
+    return markdown([["method", *parts], *rows])
+
+
 def mark(gain: list[float]) -> str:
     """Return * where the interval of a gain excludes zero."""
     _, low, high = gain
@@ -224,6 +260,7 @@ def main() -> None:
         name: write_part(name, heading, tables, seconds[name])
         for name, (heading, tables) in parts.items()
     }
+    contents["agreement"] = write_agreement(bench, {x: read_names(parts[x][1][0]) for x in parts})
     tuned = read_values(packaged() / TUNED, json.loads)
     contents["tuned"] = write_tuned(tuned)
     measured = read_values(PICTURES / "ablations.json", json.loads)

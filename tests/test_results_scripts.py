@@ -23,7 +23,7 @@ import job_pool
 import measure_ablations
 import tune_methods
 import write_results
-from measured import Bench, Measured, fingerprint
+from measured import BenchName, Measured, fingerprint
 
 PROGRAM = """
 import atexit, os, pathlib, sys, time
@@ -259,7 +259,7 @@ def test_what_was_measured_before_a_stop_is_kept(search, tmp_path):
 
 def test_scores_are_read_as_they_were_measured(tmp_path):
     measured = Measured(tmp_path / "new/scores.csv.gz")
-    one, other = Bench("s", "m", "a=1 b=2", "x"), Bench("s", "m", "", "x")
+    one, other = BenchName("s", "m", "a=1 b=2", "x"), BenchName("s", "m", "", "x")
     measured.add({one: {"c": np.array([0.123456789, -2.0]), "d": np.array([1e-7])}})
     measured.add({other: {"c": np.array([3.0])}})
     for kept in (measured, Measured(measured.path)):
@@ -352,3 +352,32 @@ def test_tables_of_a_bench_are_read_as_they_were_written():
     plain, details = write_results.split_details(read)
     assert plain == [["method", "a|b"], ["none", "1"]]
     assert details == [["method", "top"], ["none", "0.5"]]
+
+
+def test_agreement_is_the_correlation_over_the_seeds_of_a_prompt(tmp_path):
+    scores = {  # of a prompt's three seeds: as different as prompts are, order alone counts
+        ("plain", "a"): ((1, 10), (2, 20), (3, 30)),
+        ("plain", "b"): ((101, 1), (102, 11), (103, 21)),
+        ("fooled", "a"): ((1, 3), (2, 2), (3, 1)),
+    }
+    lines = ["part,method,prompt,target,optimised,judge,checks"]
+    lines += [
+        f"suite,{method},{prompt},,{one},{other},"
+        for (method, prompt), pairs in scores.items()
+        for one, other in pairs
+    ]
+    lines += ["single,plain,a,,1,2,0.5", "single,plain,b,,2,1,0.5"]
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    names = ("optimised", "judge")
+    table = write_results.write_agreement(tmp_path, {"suite": names, "single": names})
+    head, _, *rows = table.splitlines()
+    assert head == "| method | suite |"  # the other has one seed a prompt
+    assert rows == ["| plain | 1.00 |", "| fooled | -1.00 |"]
+
+
+def test_checks_that_agree_are_in_brackets(tmp_path):
+    lines = ["part,method,prompt,target,optimised,judge,checks"]
+    lines += ["p,m,a,,1,3,0", "p,m,a,,2,2,0.5", "p,m,a,,3,1,1"]
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    table = write_results.write_agreement(tmp_path, {"p": ("optimised", "judge")})
+    assert table.splitlines()[-1] == "| m | -1.00 (1.00) |"
