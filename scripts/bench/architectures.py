@@ -26,6 +26,8 @@ from doodl_cli.models.latent_model import LatentModel
 from doodl_cli.models.locate import ASSETS
 from doodl_cli.models.pipeline import adapt
 from doodl_cli.models.tuning import tune
+from doodl_cli.problem import Problem, pose_problem
+from doodl_cli.sampling import SAMPLERS, make_grid
 
 N_TOKENS = 77
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -134,3 +136,27 @@ def make_guidance(name: str, device: torch.device, half: bool) -> dict[str, Guid
     clip = make_clip("ViT-H-14", device, half)
     score = text_similarity(clip)
     return {name: Guidance(score, spherical_distance, n_crops=16, crop_size=clip.image_size)}
+
+
+def pose(
+    model: LatentModel,
+    guidance: Mapping[str, Guidance],
+    n_samples: int = 1,
+    *,
+    sampler: str,
+    n_steps: int,
+    cfg_scale: float,
+    memory: str,
+) -> Problem:
+    """Return the problem of a red apple with the seeds 0 to n_samples - 1."""
+    return pose_problem(
+        model,
+        table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
+        prompts=["a red apple"] * n_samples,
+        negative_prompts=[""] * n_samples,
+        seeds=list(range(n_samples)),
+        cfg_scale=cfg_scale,
+        memory=memory,
+        guidance=guidance,
+        evaluation={},
+    )

@@ -12,36 +12,21 @@ import time
 from dataclasses import replace
 
 import torch
+from architectures import pose
 from torch import Tensor
 
 from doodl_cli.commands.task import set_precision
 from doodl_cli.guidance.guidance import Guidance, ignore_prompts
 from doodl_cli.guidance.scores import colourfulness
-from doodl_cli.models.latent_model import LatentModel, load_model
+from doodl_cli.models.latent_model import load_model
 from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import initial_noise
 from doodl_cli.optimize.assess import assess
 from doodl_cli.optimize.noise import make_generators
-from doodl_cli.problem import Problem, pose_problem
-from doodl_cli.sampling import SAMPLERS, make_grid
+from doodl_cli.problem import Problem
 
 SETTINGS = ((1, 12), (8, 12), (48, 3), (96, 3))  # samples, steps
 N_REPEATS = 7
-
-
-def pose(model: LatentModel, n: int, n_steps: int) -> Problem:
-    """Return n samples whose colourfulness is asked for."""
-    return pose_problem(
-        model,
-        table=SAMPLERS["bdia"](make_grid(model.schedule, n_steps)),
-        prompts=["an animal"] * n,
-        negative_prompts=[""] * n,
-        seeds=list(range(n)),
-        cfg_scale=2.5,
-        memory="full",
-        guidance={"colourfulness": Guidance(ignore_prompts(colourfulness))},
-        evaluation={},
-    )
 
 
 def measure(problem: Problem, x_T: Tensor) -> tuple[float, Tensor]:
@@ -66,8 +51,17 @@ def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     print("| samples, steps | one by one, s | replayed, s | relative difference |")
     print("| --- | --- | --- | --- |")
+    guidance = {"colourfulness": Guidance(ignore_prompts(colourfulness))}
     for n, n_steps in SETTINGS:
-        problem = pose(model, n, n_steps)
+        problem = pose(
+            model,
+            guidance,
+            n,
+            sampler="bdia",
+            n_steps=n_steps,
+            cfg_scale=2.5,
+            memory="full",
+        )
         x_T = initial_noise(problem.seeds, model.latent_shape).to(device)
         plain, expected = measure(replace(problem, net=replace(problem.net, captures=None)), x_T)
         replayed, found = measure(problem, x_T)

@@ -14,19 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from architectures import make_guidance, make_model
+from architectures import make_guidance, make_model, pose
 from torch import Tensor
 
 from doodl_cli.optimize import initial_noise
 from doodl_cli.optimize.assess import Problem, assess
 from doodl_cli.optimize.noise import make_generators
-from doodl_cli.problem import pose_problem
-from doodl_cli.sampling import SAMPLERS, make_grid
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def pose(
+def make_problem(
     sampler: str, n_steps: int, half: torch.dtype, exact: bool, device: torch.device
 ) -> Problem:
     """Return the problem in half precision, or with the same weights in float32."""
@@ -35,16 +33,8 @@ def pose(
     if exact:
         for network in (model.unet, model.vae, *model.text.networks):
             network.float()
-    return pose_problem(
-        model,
-        table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
-        prompts=["a red apple"],
-        negative_prompts=[""],
-        seeds=[0],
-        cfg_scale=7.5,
-        memory="reversible",
-        guidance=guidance,
-        evaluation={},
+    return pose(
+        model, guidance, sampler=sampler, n_steps=n_steps, cfg_scale=7.5, memory="reversible"
     )
 
 
@@ -90,7 +80,7 @@ def main() -> None:
         for name, half in HALVES.items():
             found = {}
             for exact in (True, False):
-                problem = pose(sampler, int(n_steps), half, exact, device)
+                problem = make_problem(sampler, int(n_steps), half, exact, device)
                 found[exact] = gradient(problem)
                 graph = {} if exact else compare_graph(problem)
                 del problem

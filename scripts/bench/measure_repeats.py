@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping
 
 import torch
-from architectures import make_guidance, make_model
+from architectures import make_guidance, make_model, pose
 from torch import Tensor
 
 from doodl_cli.commands.task import set_determinism, set_precision
@@ -23,8 +23,6 @@ from doodl_cli.guidance.clip import build_clip_text
 from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.models.tuning import tune
 from doodl_cli.optimize import Settings, initial_noise, optimize
-from doodl_cli.problem import pose_problem
-from doodl_cli.sampling import SAMPLERS, make_grid
 
 N_WARM = 2  # iterations, in which graphs are captured
 CASES = {  # dtype, sampler, steps, samples, cfg scale
@@ -50,19 +48,16 @@ def measure(name: str, deterministic: bool, n_iters: int, device: torch.device) 
     dtype = set_precision(dtype)
     set_determinism(deterministic)
     model, guidance = load(name, dtype, device)
-    seeds = list(range(n_samples))
-    x_T = initial_noise(seeds, model.latent_shape).to(device)
-    problem = pose_problem(
+    problem = pose(
         model,
-        table=SAMPLERS[sampler](make_grid(model.schedule, n_steps)),
-        prompts=["a red apple"] * n_samples,
-        negative_prompts=[""] * n_samples,
-        seeds=seeds,
+        guidance,
+        n_samples,
+        sampler=sampler,
+        n_steps=n_steps,
         cfg_scale=cfg_scale,
         memory="auto",
-        guidance=guidance,
-        evaluation={},
     )
+    x_T = initial_noise(problem.seeds, model.latent_shape).to(device)
     settings = Settings(n_iters=n_iters, clip=1e-3)
     ends: list[Tensor] = []
     seconds: list[float] = []

@@ -18,12 +18,10 @@ import time
 from pathlib import Path
 
 import torch
-from architectures import make_guidance, make_model
+from architectures import make_guidance, make_model, pose
 
 from doodl_cli.commands.task import set_precision
 from doodl_cli.optimize import Settings, initial_noise, optimize
-from doodl_cli.problem import pose_problem
-from doodl_cli.sampling import SAMPLERS, make_grid
 
 DEFAULTS = {
     "model": "sd14",
@@ -54,19 +52,16 @@ def measure(given: dict[str, str], device: torch.device) -> dict[str, object]:
         given["compile"] == "true",
     )  # fmt: skip
     half = device.type == "cuda" and dtype != torch.float32
-    guidance = make_guidance(given["guidance"], device, half)
-    seeds = list(range(int(given["batch"])))
-    problem = pose_problem(
+    problem = pose(
         model,
-        table=SAMPLERS[given["sampler"]](make_grid(model.schedule, int(given["n_steps"]))),
-        prompts=["a red apple"] * len(seeds),
-        negative_prompts=[""] * len(seeds),
-        seeds=seeds,
+        make_guidance(given["guidance"], device, half),
+        int(given["batch"]),
+        sampler=given["sampler"],
+        n_steps=int(given["n_steps"]),
         cfg_scale=float(given["cfg_scale"]),
         memory=given["memory"],
-        guidance=guidance,
-        evaluation={},
     )
+    seeds = problem.seeds
     x_T = initial_noise(seeds, model.latent_shape).to(device)
     settings = Settings(n_iters=int(given["repeats"]) + 1, clip=1e-3)
     loaded = time.perf_counter() - began
