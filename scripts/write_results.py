@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image
 
 from doodl_cli.bench.collect import CHECKS
+from doodl_cli.bench.statistics import Interval
 from doodl_cli.bench.suite import TUNED, packaged
-from doodl_cli.bench.tables import show_gain, to_markdown
+from doodl_cli.bench.tables import mark, show_gain, to_markdown
 from doodl_cli.files import read_values
 
 PAGE = Path(__file__).parents[1] / "docs/results.md"
@@ -30,7 +31,7 @@ PICTURES = PAGE.parent / "results"
 WIDTH = 1000  # of pictures, at most
 MOST_BYTES = 450_000  # of all pictures
 QUALITIES = range(85, 0, -5)
-DETAILS = "checks."  # the beginning of the names of single checks
+DETAILS = f"{CHECKS}."  # the beginning of the names of single checks
 
 Table = list[list[str]]
 
@@ -129,7 +130,7 @@ def write_ablations(measured: dict[str, Any]) -> str:
             [
                 row["variant"],
                 f"{row['held_out']:.4g}",
-                show_gains(row),
+                show_row(row),
                 f"{row['optimised']:.4g}",
                 f"{row['prompt']:.4g}",
                 f"{row['change']:.3g}",
@@ -148,7 +149,7 @@ def write_budgets(measured: dict[str, Any]) -> str:
     for suite, of_suite in measured.items():
         found: dict[str, dict[int, str]] = {}
         for row in of_suite["rows"]:
-            shown = f"{row['held_out']:.4g}{mark(row['gain'])} ({row['optimised']:.4g})"
+            shown = f"{row['held_out']:.4g}{mark(Interval(*row['gain']))} ({row['optimised']:.4g})"
             found.setdefault(row["variant"], {})[row["budget"]] = shown
         found = {name: shown for name, shown in found.items() if len(shown) > 1}
         budgets = sorted({budget for shown in found.values() for budget in shown})
@@ -193,19 +194,10 @@ def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
     return markdown([["method", *parts], *rows])
 
 
-def mark(gain: list[float]) -> str:
-    """Return * where the interval of a gain excludes zero."""
-    _, low, high = gain
-    return "*" if low > 0 or high < 0 else ""
-
-
-def show_gains(row: dict[str, Any]) -> str:
-    """Return a gain as the tables of a bench do."""
-    gain, low, high = row["gain"]
-    if gain == low == high == 0:
-        return ""
-    shown = f"{show_gain(gain)}{mark(row['gain'])} [{show_gain(low)}, {show_gain(high)}]"
-    return f"{shown}, wins {row['wins']:.0%}"
+def show_row(row: dict[str, Any]) -> str:
+    """Return a variant's gain as the tables of a bench do; nothing for the setting as tuned."""
+    gain = Interval(*row["gain"])
+    return "" if gain == Interval(0, 0, 0) else f"{show_gain(gain)}, wins {row['wins']:.0%}"
 
 
 def draw_pictures(bench: Path, parts: list[str]) -> dict[str, bytes]:

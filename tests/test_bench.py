@@ -7,26 +7,30 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from doodl_cli.bench import collect
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
 from doodl_cli.bench.collect import Results, Sample, read_checks, read_curves
+from doodl_cli.bench.report import draw_sheet
 from doodl_cli.bench.runs import Part
-from doodl_cli.bench.statistics import bootstrap_mean
+from doodl_cli.bench.statistics import Interval, bootstrap_mean
 from doodl_cli.bench.suite import Row, packaged, read_suite
-from doodl_cli.bench.tables import summarise
+from doodl_cli.bench.tables import show_gain, summarise
 from doodl_cli.cli import main
 from doodl_cli.commands import task
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.commands.bench import begin, make_plan, make_runs, set_key
 from doodl_cli.config import METHODS, read_config
 from doodl_cli.errors import UserError
+from doodl_cli.figures import GAP
 from tests.runs import needs_weights, read_metadata, start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -402,6 +406,29 @@ def test_the_change_of_a_prompt_is_averaged_over_its_seeds_before_its_interval(t
     part = Part("file", [], ["none"], "score", "score", None)
     change = summarise(Results(None, [part], samples, {}, {}), part, "none").change
     assert change == bootstrap_mean([0.2, 0.4])
+
+
+def test_a_sheet_begins_with_the_reference_if_there_is_one(tmp_path):
+    Image.new("RGB", (256, 256), "white").save(tmp_path / "best.png")
+    Image.new("RGB", (256, 256), "black").save(tmp_path / "mine.png")
+    bench = SimpleNamespace(seeds=[0])
+    widths = []
+    for image in (None, str(tmp_path / "mine.png")):
+        row = Row("a cat", 0, image=image)
+        sample = Sample("file", "none", 0, 0, row, tmp_path, {"score": 1.0}, 0, 1, 1, 0, 0, None)
+        part = Part("file", [row], ["none"], "score", "score", None)
+        sheet = Image.open(BytesIO(draw_sheet(Results(bench, [part], [sample], {}, {}), part)))
+        widths.append(sheet.width)
+    assert widths[1] - widths[0] == 256 + GAP
+    assert sheet.convert("L").getpixel((GAP + 128, GAP + 128)) < 20
+    assert sheet.convert("L").getpixel((2 * GAP + 256 + 128, GAP + 128)) > 235
+
+
+def test_a_gain_that_is_round_off_is_none():
+    assert show_gain(Interval(3.2e-18, -1.0, 0.25)) == "+0 [-1, +0.25]"
+    assert show_gain(Interval(-1e-18, -1e-17, 2.0)) == "+0 [+0, +2]"
+    assert show_gain(Interval(0.5, 0.125, 0.75)) == "+0.5* [+0.125, +0.75]"
+    assert show_gain(Interval(-1.5, -2.0, -1.0)) == "-1.5* [-2, -1]"
 
 
 @needs_weights

@@ -108,10 +108,8 @@ def draw_sheet(results: Results, part: Part) -> bytes:
                     score = sample.scores.get(part.judge)
                     shown = "" if score is None else f"  {score:.3g}"
                     tiles.append((read_tile(sample.folder / "best.png"), f"{method}{shown}"))
-        titles = [f"{row.unit}   ({part.judge})", *[""] * (len(tiles) - 1)]
-        rows.append(
-            [(tile, [title, below]) for (tile, below), title in zip(tiles, titles, strict=True)]
-        )
+        title = f"{row.unit}   ({part.judge})"  # goes on below the pictures after the first
+        rows.append([(tile, ["" if k else title, below]) for k, (tile, below) in enumerate(tiles)])
     sheet = draw_grid(rows, CAPTION_SIZE)
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", quality=80)

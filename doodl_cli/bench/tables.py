@@ -199,15 +199,18 @@ def show_interval(interval: Interval | None) -> str:
 
 
 def show_comparison(found: Comparison) -> str:
-    """Return a gain, marked with * where its interval excludes zero, and the share of wins."""
-    gain, mark = found.gain, "*" if found.gain.excludes_zero else ""
-    mean, low, high = (show_gain(value) for value in (gain.mean, gain.low, gain.high))
-    return f"{mean}{mark} [{low}, {high}], wins {found.wins.mean:.0%}"
+    """Return a gain with its interval, and the share of wins."""
+    return f"{show_gain(found.gain)}, wins {found.wins.mean:.0%}"
 
 
-def show_gain(value: float) -> str:
-    """Return a difference of scores, without what is only round-off."""
-    return f"{round(value, 12) + 0.0:+.4g}"  # + 0.0: no -0
+def show_gain(gain: Interval) -> str:
+    """Return a gain with its interval, marked where that excludes zero, without round-off."""
+    mean, low, high = (f"{round(x, 12) + 0.0:+.4g}" for x in (gain.mean, gain.low, gain.high))
+    return f"{mean}{mark(gain)} [{low}, {high}]"  # + 0.0: no -0
+
+
+def mark(gain: Interval) -> str:
+    return "*" if gain.excludes_zero else ""
 
 
 def write_markdown(results: Results) -> str:
