@@ -7,6 +7,11 @@ was tried, and at last those a quarter away. Of settings that a standard error d
 the one of the highest score, that one is chosen whose pictures show most of what can be checked: by
 the score alone chance would choose between them.
 
+Complex prompts have a picture each, too few to choose by. There the settings that two standard
+errors do not tell from the highest are measured again, with three other noises a prompt, and then
+those beside the best of them: these figures alone decide, as those that were searched among favour
+what chance has lifted.
+
 Only settings count that KEEP what is not scored: of the plain pictures of complex prompts as many
 checks as hold, of those whose colourfulness decides most of the similarity to the prompt, as
 otherwise strengths would be best that leave nothing of a picture. There all methods go as far as
@@ -27,7 +32,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -56,6 +61,9 @@ AT_LIMIT = ("aesthetic",)  # where the score rises as far as KEEP allows
 ROUNDS = 8  # of settings beside the best one
 FINE = 0.5  # the last round's step
 FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
+AGAIN: Mapping[str, list[str]] = {"complex": ["seeds=[1,2,3]"]}  # with what finalists are measured
+FINALISTS = 12  # at most
+FINAL_ROUNDS = 2  # of settings beside the best finalist
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * element"
 ELEMENT = {1e-5: 1e-5, 1e-2: 10**-3.5}  # of a gradient, by what clips it: about what is usual
@@ -125,6 +133,8 @@ class Search:
     measured: Measured
     words: list[str]
     found: dict[Setting, Scores] = field(default_factory=dict)
+    screened: dict[Setting, Scores] = field(default_factory=dict)  # before the finalists
+    again: list[str] = field(default_factory=list)  # the finalists' words
 
     @property
     def judge(self) -> str:
@@ -167,9 +177,14 @@ class Search:
         """The setting to choose: by the checks, where there are any, of those near the highest."""
         if self.suite not in CHECKED:
             return self.highest
-        top = self.found[self.highest][self.judge]
-        near = [x for x in self.kept if within_error(self.found[x][self.judge], top)]
+        near = self.list_near(1)
         return max(near, key=lambda x: (self.found[x][CHECKS].mean(), self.score(x)))
+
+    def list_near(self, n_errors: float) -> list[Setting]:
+        """Return what so many standard errors do not tell from the highest, and it, in order."""
+        top = self.found[self.highest][self.judge]
+        near = [x for x in self.kept if within_error(self.found[x][self.judge], top, n_errors)]
+        return sorted(near, key=self.score, reverse=True)
 
     def score(self, setting: Setting) -> float:
         """Return the mean of the deciding score."""
@@ -201,15 +216,16 @@ class Search:
 
     def name(self, method: str, overrides: list[str]) -> BenchName:
         """Return what the bench of a setting is known by."""
-        words = " ".join([*overrides, *self.words])
+        words = " ".join([*overrides, *self.again, *self.words])
         return BenchName(self.suite, method, words, tell_apart(self.suite, method))
 
     def make_job(self, method: str, overrides: list[str]) -> Job:
         """Return a bench on the prompts to tune on."""
         words = [*tuning_words(self.suite), f"methods=[{method}]"]
         of = self.out / f"{self.suite}-{tell_apart(self.suite, method)}"
-        folder = of / method / ("_".join(overrides) or "plain")
-        return Job(folder, [*words, *overrides, *self.words], COSTS.get(method, 1.0))
+        folder = of / ("again" if self.again else "") / method / ("_".join(overrides) or "plain")
+        words += [*overrides, *self.again, *self.words]
+        return Job(folder, words, COSTS.get(method, 1.0))
 
     def measure(self, pool: Pool, method: str, settings: list[list[str]]) -> list[Scores]:
         """Return the scores of a method with overrides, measured where they are not known."""
@@ -227,6 +243,11 @@ class Search:
                 self.measured.add({x: read_scores(job, self.names) for x, job in done.items()})
         return [self.measured.found[bench] for bench in benches]
 
+    def measure_plain(self, pool: Pool) -> None:
+        """Measure plain pictures, also of the noises of finalists."""
+        for again in ([], AGAIN.get(self.suite, [])):
+            replace(self, again=again).measure(pool, PLAIN, [[]])
+
     def propose(self, step: float = 1) -> list[Setting]:
         """Return the settings to try next: the grid, then those a step beside the best ones."""
         if not self.found:
@@ -237,36 +258,57 @@ class Search:
         beside = [x for at in (self.highest, self.best) for x in neighbours(at, keys, step)]
         return [x for x in dict.fromkeys(beside) if x not in self.found and self.feasible(x)]
 
+    def add(self, pool: Pool, settings: list[Setting]) -> None:
+        """Measure settings."""
+        scores = self.measure(pool, self.method, [self.overrides(x) for x in settings])
+        self.found |= zip(settings, scores, strict=True)
+
     def run(self, pool: Pool) -> None:
-        """Measure the grid, and then what is beside the best setting."""
+        """Measure the grid, and then what is beside the best setting; at last the finalists."""
         finest = FINEST if self.suite in AT_LIMIT else ()
         for step in (*[1] * (1 + ROUNDS), FINE, *finest):
-            proposed = self.propose(step)
-            scores = self.measure(pool, self.method, [self.overrides(x) for x in proposed])
-            self.found |= zip(proposed, scores, strict=True)
+            self.add(pool, self.propose(step))
+        if self.suite in AGAIN:
+            self.decide(pool)
+
+    def decide(self, pool: Pool) -> None:
+        """Measure the finalists, and what is beside the best of them, with other noises."""
+        finalists = self.list_near(2)[:FINALISTS]
+        self.screened, self.found, self.again = self.found, {}, AGAIN[self.suite]
+        self.add(pool, finalists)
+        for _ in range(FINAL_ROUNDS):
+            self.add(pool, self.propose())
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
-        columns = zip(GRIDS[self.method], self.best, zip(*self.found, strict=True), strict=True)
+        tried = zip(*(self.screened | self.found), strict=True)
+        columns = zip(GRIDS[self.method], self.best, tried, strict=True)
         return [
             key
-            for key, best, tried in columns
-            if key not in LISTED and best in (min(tried), max(tried))
+            for key, best, places in columns
+            if key not in LISTED and best in (min(places), max(places))
         ]
 
-    def means(self, setting: Setting) -> dict[str, float]:
-        """Return the means over prompts with a setting."""
-        found = self.found[setting]
-        return {name: float(f"{found[name].mean():.6g}") for name in self.names}
+    def means(self, found: Mapping[Setting, Scores]) -> dict[str, dict[str, float]]:
+        """Return the means over prompts with each setting, by its overrides."""
+        return {
+            " ".join(self.overrides(setting)): {
+                name: float(f"{found[setting][name].mean():.6g}") for name in self.names
+            }
+            for setting in sorted(found)
+        }
 
     def entry(self) -> dict:
         """Return what tuned.json holds."""
-        sweep = {
-            " ".join(self.overrides(setting)): self.means(setting) for setting in sorted(self.found)
-        }
         least = {"least": self.least} if self.least else {}
-        chosen = self.overrides(self.best)
-        return {"overrides": chosen, "score": self.judge, **least, "sweep": sweep}
+        screened = {"screened": self.means(self.screened)} if self.screened else {}
+        return {
+            "overrides": self.overrides(self.best),
+            "score": self.judge,
+            **least,
+            "sweep": self.means(self.found),
+            **screened,
+        }
 
 
 def read_scores(job: Job, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -280,10 +322,10 @@ def can_undo(n_steps: int, gamma: float) -> bool:
     return gamma >= find_gamma(n_steps, MOST_GROWTH)
 
 
-def within_error(values: np.ndarray, top: np.ndarray) -> bool:
-    """Whether a standard error of their difference, paired by prompt, hides which are higher."""
+def within_error(values: np.ndarray, top: np.ndarray, n_errors: float = 1) -> bool:
+    """Whether standard errors of their difference, paired by prompt, hide which are higher."""
     lost = top - values
-    return not lost.any() or (len(lost) > 1 and lost.mean() <= sem(lost))
+    return not lost.any() or (len(lost) > 1 and lost.mean() <= n_errors * sem(lost))
 
 
 def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
@@ -315,7 +357,7 @@ def main() -> None:
     ]
     with ThreadPoolExecutor(len(searches)) as threads, Pool(args.jobs) as pool:
         of_suites = {one.suite: one for one in searches}.values()
-        list(threads.map(lambda one: one.measure(pool, PLAIN, [[]]), of_suites))
+        list(threads.map(lambda one: one.measure_plain(pool), of_suites))
         list(threads.map(lambda one: one.run(pool), searches))
     path = packaged() / TUNED
     tuned = read_values(path, json.loads)

@@ -94,7 +94,8 @@ def markdown(table: Table) -> str:
 def write_tuned(tuned: dict[str, Any]) -> str:
     """Return what each method was tuned to, and the best score with each value of its keys.
 
-    Of settings that keep the least of other scores, where there is a `least`.
+    Of settings that keep the least of other scores, where there is a `least`, and of the finalists,
+    where others were `screened` before.
     """
     rows = [["suite", "method", "chosen", "score", "settings", "the best with each value"]]
     for suite, methods in tuned.items():
@@ -115,7 +116,8 @@ def write_tuned(tuned: dict[str, Any]) -> str:
                 for key, x in best.items()
             ]
             figure = f"{score} {sweep[chosen][score]:.4g}"
-            rows.append([suite, method, f"`{chosen}`", figure, str(len(sweep)), "; ".join(cells)])
+            n_settings = str(len(sweep | entry.get("screened", {})))
+            rows.append([suite, method, f"`{chosen}`", figure, n_settings, "; ".join(cells)])
     return markdown(rows)
 
 

@@ -130,7 +130,7 @@ def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, c
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     """Search on scores that are functions of the settings; of plain pictures what is kept is 1."""
-    settings = {}
+    settings, jobs = {}, []
 
     class Known(tune_methods.Search):
         def overrides(self, setting):
@@ -139,21 +139,28 @@ def search(tmp_path, monkeypatch):
             return words
 
         def make_job(self, method, overrides):
-            return SimpleNamespace(setting=settings.get(tuple(overrides)), done=True)
+            jobs.append(super().make_job(method, overrides))
+            setting = settings.get(tuple(overrides))
+            return SimpleNamespace(setting=setting, again=bool(self.again), done=True)
 
-    def run(suite, method, score, kept=lambda *_: 1.0):
+    def run(suite, method, score, kept=lambda *_: 1.0, lifted=lambda *_: 0.0):
         def read_scores(job, names):
             first, *others = names
             if job.setting is None:
                 return dict.fromkeys(names, np.ones(1))
-            scores = {first: score(*job.setting), **dict.fromkeys(others, kept(*job.setting))}
+            chance = lifted(*job.setting) if not job.again else 0.0
+            scores = dict.fromkeys(others, kept(*job.setting))
+            scores[first] = score(*job.setting) + chance
             return {name: np.atleast_1d(value) for name, value in scores.items()}
 
         monkeypatch.setattr(tune_methods, "read_scores", read_scores)
         path = tmp_path / f"{len([*tmp_path.iterdir()])}.csv.gz"
         known = Known(suite, method, tmp_path, Measured(path), [])
-        known.measure(Mock(), tune_methods.PLAIN, [[]])
+        known.measure_plain(Mock())
         known.run(Mock())
+        folders = [job.folder for job in jobs]
+        assert len({*folders}) == len(folders)
+        jobs.clear()
         return known
 
     return run
@@ -190,7 +197,8 @@ def test_universal_is_tuned_in_the_size_of_its_backward_steps_too(search):
 
 def test_a_search_that_never_turns_says_which_end_is_open(search):
     found = search("complex", "one_step", lambda s: s)
-    assert found.best == (8 + tune_methods.ROUNDS + tune_methods.FINE,)
+    last = 8 + tune_methods.ROUNDS + tune_methods.FINE
+    assert found.best == (last + tune_methods.FINAL_ROUNDS,)
     assert found.open_ends() == ["method.strength"]
 
 
@@ -201,7 +209,7 @@ def test_only_settings_that_keep_what_is_not_scored_are_chosen(search):
     assert search("references", *args).best > (6,)
     entry = search("complex", *args).entry()
     assert entry["least"] == {"checks": 1.0}
-    assert entry["sweep"]["method.strength=1"] == {"clip_text_b": 0, "checks": 1.0}
+    assert entry["screened"]["method.strength=1"] == {"clip_text_b": 0, "checks": 1.0}
     none = search("complex", "one_step", lambda s: s, lambda s: -s - 10)
     assert none.best == (min(none.found)[0],)  # what keeps most
     small = search("aesthetic", "doodl", lambda *s: -s[0], lambda *s: 1.0)
@@ -220,10 +228,34 @@ def test_what_a_standard_error_does_not_tell_apart_is_chosen_by_the_checks(searc
     assert found.found[found.best]["checks"].mean() > found.found[found.highest]["checks"].mean()
     lost = found.found[found.highest]["clip_text_b"] - found.found[found.best]["clip_text_b"]
     assert 0 < lost.mean() <= lost.std(ddof=1) / len(lost) ** 0.5
-    far = [s for s in found.found if found.means(s)["checks"] > found.means(found.best)["checks"]]
-    assert far
+    assert found.found[max(found.found)]["checks"].mean() > found.found[found.best]["checks"].mean()
     alone = search("references", "one_step", score)
     assert alone.best == alone.highest
+
+
+def test_what_chance_has_lifted_is_not_chosen_for_it(search):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((20, 50))  # standard errors of 0.02
+
+    def score(s):
+        return noise[int(s)] - 0.01 * abs(s - 6)
+
+    def lifted(s):
+        return 0.05 * (s == 4)
+
+    luck = {"complex": False, "vocabulary": True}
+    found = {suite: search(suite, "one_step", score, lifted=lifted) for suite in luck}
+    assert {suite: one.highest == (4,) for suite, one in found.items()} == luck
+    finals = found["complex"]
+    assert (4,) in finals.found
+    assert len(finals.found) < len(finals.screened)
+    entry = finals.entry()
+    chosen = " ".join(entry["overrides"])
+    assert entry["sweep"]["method.strength=1e+02"] != entry["screened"]["method.strength=1e+02"]
+    assert entry["sweep"].keys() < {*entry["sweep"], *entry["screened"]}
+    assert chosen in entry["sweep"]
+    assert "screened" not in found["vocabulary"].entry()
+    job = tune_methods.Search.make_job(finals, "one_step", ["a=1"])
+    assert [*tune_methods.AGAIN["complex"]] == job.words[-1:]
 
 
 def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
@@ -231,7 +263,7 @@ def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
     written, entry = first.measured.path.read_bytes(), first.entry()
     pool = Mock()
     again = tune_methods.Search("complex", "one_step", tmp_path, Measured(first.measured.path), [])
-    again.measure(pool, tune_methods.PLAIN, [[]])
+    again.measure_plain(pool)
     again.run(pool)
     assert again.entry() == entry
     assert not any([*jobs] for (jobs,), _ in pool.run.call_args_list)
@@ -246,7 +278,8 @@ def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
 
 def test_what_was_measured_before_a_stop_is_kept(search, tmp_path):
     found = search("complex", "one_step", lambda s: s)
-    jobs = {"a": SimpleNamespace(setting=(1,), done=True), "b": SimpleNamespace(done=False)}
+    a = SimpleNamespace(setting=(1,), again=False, done=True)
+    jobs = {"a": a, "b": SimpleNamespace(done=False)}
     found.make_job = lambda method, overrides: jobs[overrides[0]]
     pool = Mock()
     pool.run.side_effect = SystemExit
@@ -284,6 +317,9 @@ def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
     entry = {"overrides": ["k=10"], "score": "c", "least": {"p": 0.5}, "sweep": found}
     table = write_results.write_tuned({"aesthetic": {"one_step": entry}}).splitlines()
     assert table[2:] == ["| aesthetic | one_step | `k=10` | c 7 | 3 | k: 1 5, 10 7 |"]
+    entry["screened"] = {"k=10": {"c": 8.0, "p": 1.0}, "k=3": {"c": 8.0, "p": 1.0}}
+    table = write_results.write_tuned({"complex": {"one_step": entry}}).splitlines()
+    assert table[2:] == ["| complex | one_step | `k=10` | c 7 | 4 | k: 1 5, 10 7 |"]
 
 
 def test_variants_change_the_tuned_setting_and_compose(monkeypatch):
