@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from job_pool import Job, Pool
 from measured import over_prompts
@@ -189,6 +190,16 @@ def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figure
     return found
 
 
+def to_row(figures: Figures) -> dict[str, Any]:
+    """Return a line of the file: six digits of every number."""
+
+    def short(value: Any) -> Any:
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    row = {name: short(value) for name, value in asdict(figures).items()}
+    return row | {"gain": [short(value) for value in figures.gain]}
+
+
 def main() -> None:
     """Measure every variant, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -204,7 +215,7 @@ def main() -> None:
     written = {}
     for suite in args.suites:
         guidance, judge = read_part(suite)
-        rows = [asdict(figures) for figures in read_figures(suite, jobs[suite])]
+        rows = [to_row(figures) for figures in read_figures(suite, jobs[suite])]
         written[suite] = {"optimised": guidance, "held_out": judge, "rows": rows}
     args.write.parent.mkdir(parents=True, exist_ok=True)
     args.write.write_text(f"{json.dumps(written, indent=1)}\n")

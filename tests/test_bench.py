@@ -424,6 +424,21 @@ def test_a_sheet_begins_with_the_reference_if_there_is_one(tmp_path):
     assert sheet.convert("L").getpixel((2 * GAP + 256 + 128, GAP + 128)) > 235
 
 
+def test_a_long_prompt_is_whole_on_a_sheet_of_one_picture(tmp_path):
+    Image.new("RGB", (256, 256), "white").save(tmp_path / "best.png")
+    bench = SimpleNamespace(seeds=[0])
+    heights = []
+    for prompt in ("a cat", "a fountain pen below a green watermelon on a light yellow background"):
+        row = Row(prompt, 0)
+        sample = Sample("file", "none", 0, 0, row, tmp_path, {"score": 1.0}, 0, 1, 1, 0, 0, None)
+        part = Part("file", [row], ["none"], "score", "score", None)
+        sheet = Image.open(BytesIO(draw_sheet(Results(bench, [part], [sample], {}, {}), part)))
+        heights.append(sheet.height)
+        margin = sheet.convert("L").crop((sheet.width - GAP // 2, 0, sheet.width, sheet.height))
+        assert margin.getextrema()[0] > 235
+    assert heights[1] > heights[0]
+
+
 def test_a_gain_that_is_round_off_is_none():
     assert show_gain(Interval(3.2e-18, -1.0, 0.25)) == "+0 [-1, +0.25]"
     assert show_gain(Interval(-1e-18, -1e-17, 2.0)) == "+0 [+0, +2]"

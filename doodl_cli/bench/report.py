@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,7 @@ PAGE = "bench.html"
 N_SHOWN = 12  # prompts on a contact sheet
 N_LEVELS = 60  # of calls, at which curves are averaged
 CAPTION_SIZE = 22  # pixels: a sheet is wide, and mostly seen smaller
+LINE_LENGTH = 24  # letters of that size below a picture
 
 
 def write_report(path: Path, results: Results) -> None:
@@ -108,8 +110,12 @@ def draw_sheet(results: Results, part: Part) -> bytes:
                     score = sample.scores.get(part.judge)
                     shown = "" if score is None else f"  {score:.3g}"
                     tiles.append((read_tile(sample.folder / "best.png"), f"{method}{shown}"))
-        title = f"{row.unit}   ({part.judge})"  # goes on below the pictures after the first
-        rows.append([(tile, ["" if k else title, below]) for k, (tile, below) in enumerate(tiles)])
+        # The prompt goes on below the pictures after the first.
+        title = wrap(f"{row.unit} ({part.judge})", LINE_LENGTH * len(tiles))
+        blank = [""] * len(title)
+        rows.append(
+            [(tile, [*(blank if k else title), below]) for k, (tile, below) in enumerate(tiles)]
+        )
     sheet = draw_grid(rows, CAPTION_SIZE)
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", quality=80)
