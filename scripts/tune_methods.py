@@ -363,7 +363,7 @@ def main() -> None:
     tuned = read_values(path, json.loads)
     for one in searches:
         tuned.setdefault(one.suite, {})[one.method] = one.entry()
-        found = f"{one.judge} {one.score(one.best):.4g} ({len(one.found)} settings)"
+        found = f"{one.judge} {one.score(one.best):.4g} ({len(one.screened | one.found)} settings)"
         print(one.suite, one.method, *one.overrides(one.best), found)
         for key in one.open_ends():
             print(f"  {key}: the best value is the last one that was tried")
