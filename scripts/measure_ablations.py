@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from job_pool import Job, Pool
-from measured import over_prompts
+from measured import over_prompts, shorten
 from tune_methods import SEARCH, can_undo, read_suite, tell_apart, tuning_words
 
 from doodl_cli.bench import suite as suites
@@ -170,7 +169,7 @@ def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figure
 
         def mean(lines: list[dict[str, str]], score: str) -> float:
             values = over_prompts(lines, score).values()
-            return sum(values) / len(values)
+            return shorten(sum(values) / len(values))
 
         found.append(
             Figures(
@@ -183,21 +182,11 @@ def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figure
                 optimised=mean(ours, guidance),
                 prompt=mean(ours, "clip_text_b"),
                 change=mean(ours, "change"),
-                gain=[gain.mean, gain.low, gain.high],
-                wins=compared.wins.mean,
+                gain=[shorten(x) for x in (gain.mean, gain.low, gain.high)],
+                wins=shorten(compared.wins.mean),
             )
         )
     return found
-
-
-def to_row(figures: Figures) -> dict[str, Any]:
-    """Return a line of the file: six digits of every number."""
-
-    def short(value: Any) -> Any:
-        return float(f"{value:.6g}") if isinstance(value, float) else value
-
-    row = {name: short(value) for name, value in asdict(figures).items()}
-    return row | {"gain": [short(value) for value in figures.gain]}
 
 
 def main() -> None:
@@ -215,7 +204,7 @@ def main() -> None:
     written = {}
     for suite in args.suites:
         guidance, judge = read_part(suite)
-        rows = [to_row(figures) for figures in read_figures(suite, jobs[suite])]
+        rows = [asdict(figures) for figures in read_figures(suite, jobs[suite])]
         written[suite] = {"optimised": guidance, "held_out": judge, "rows": rows}
     args.write.parent.mkdir(parents=True, exist_ok=True)
     args.write.write_text(f"{json.dumps(written, indent=1)}\n")

@@ -80,6 +80,11 @@ def over_prompts(lines: Iterable[Mapping[str, str]], score: str) -> dict[str, fl
     return average((line["prompt"] + line["target"], float(line[score])) for line in lines)
 
 
+def shorten(value: float) -> float:
+    """Return a mean as the files of results have it, with six digits."""
+    return float(f"{value:.6g}")
+
+
 def show(value: float) -> str:
     return f"{value:.5g}"
 

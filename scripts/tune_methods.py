@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from job_pool import COSTS, Job, Pool
-from measured import BenchName, Measured, Scores, fingerprint, over_prompts
+from measured import BenchName, Measured, Scores, fingerprint, over_prompts, shorten
 from scipy.stats import sem
 
 from doodl_cli.bench.collect import CHECKS
@@ -293,7 +293,7 @@ class Search:
         """Return the means over prompts with each setting, by its overrides."""
         return {
             " ".join(self.overrides(setting)): {
-                name: float(f"{found[setting][name].mean():.6g}") for name in self.names
+                name: shorten(found[setting][name].mean()) for name in self.names
             }
             for setting in sorted(found)
         }
