@@ -121,6 +121,17 @@ def write_tuned(tuned: dict[str, Any]) -> str:
     return markdown(rows)
 
 
+def write_chosen(tuned: dict[str, Any]) -> str:
+    """Return what `doodl` was tuned to on each suite."""
+    keys = ("optimizer.lr", "optimizer.n_candidates", "sampler.n_steps", "sampler.gamma")
+    rows = [["suite", *(f"`{key}`" for key in keys)]]
+    for suite, methods in tuned.items():
+        chosen = dict(word.split("=") for word in methods["doodl"]["overrides"])
+        values = [f"{float(chosen[key]):g}" if key in chosen else "the default" for key in keys]
+        rows.append([suite, *values])
+    return markdown(rows)
+
+
 def write_ablations(measured: dict[str, Any]) -> str:
     """Return every variant, a table a suite, at the budget that most of them were measured at."""
     blocks = []
@@ -257,6 +268,7 @@ def main() -> None:
     contents["agreement"] = write_agreement(bench, {x: read_names(parts[x][1][0]) for x in parts})
     tuned = read_values(packaged() / TUNED, json.loads)
     contents["tuned"] = write_tuned(tuned)
+    contents["chosen"] = write_chosen(tuned)
     measured = read_values(PICTURES / "ablations.json", json.loads)
     contents["ablations"] = write_ablations(measured)
     contents["budgets"] = write_budgets(measured)

@@ -1,8 +1,11 @@
 """The ready experiments: each composes to a valid configuration; the embedded model's run."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
+from doodl_cli.bench.suite import packaged, read_tuned
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.config import Config, read_config
@@ -17,6 +20,7 @@ NEEDED = {
     "emoji_edit": ["init.path=mine.png"],
 }
 ALL = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+TUNED = {"complex": "emoji_clip_text", "vocabulary": "emoji_vocabulary"}
 SHORT = ["sampler.n_steps=2", "optimizer.n_iters=1"]
 
 
@@ -36,6 +40,16 @@ def test_an_experiment_composes(name):
     config = read(name)
     assert config.guidance
     assert config.model.name == ("sd14" if name.startswith("paper_") else "emoji")
+
+
+@pytest.mark.parametrize(("suite", "name"), TUNED.items())
+def test_an_experiment_has_what_its_suite_was_tuned_to(suite, name):
+    tuned = read_tuned(packaged() / f"{suite}.jsonl")["doodl"]
+    with composer(None) as compose:
+        expected = read_config(resolve(compose("run", [*words(name), *tuned])))
+    found = read(name)
+    sampler = replace(expected.sampler, gamma=None)  # which other samplers lack
+    assert found == replace(expected, sampler=sampler, output_dir=found.output_dir)
 
 
 def test_the_authors_settings():

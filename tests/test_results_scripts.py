@@ -322,6 +322,13 @@ def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
     assert table[2:] == ["| complex | one_step | `k=10` | c 7 | 4 | k: 1 5, 10 7 |"]
 
 
+def test_what_doodl_was_tuned_to_is_listed_by_suite():
+    entry = {"overrides": ["optimizer.n_candidates=4", "sampler.gamma=0.5", "optimizer.lr=3.2e+02"]}
+    table = write_results.write_chosen({"complex": {"none": {}, "doodl": entry}}).splitlines()
+    assert table[0].startswith("| suite | `optimizer.lr` | `optimizer.n_candidates` |")
+    assert table[2:] == ["| complex | 320 | 4 | the default | 0.5 |"]
+
+
 def test_variants_change_the_tuned_setting_and_compose(monkeypatch):
     from doodl_cli.commands.bench import make_plan
 
