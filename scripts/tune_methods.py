@@ -20,7 +20,10 @@ and many candidates. With the whole sweep the best is written to
 doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
 
     python scripts/tune_methods.py --jobs 16 [--out build/tuning] [--suites complex ...]
-        [--methods doodl ...] [--measured FILE.csv.gz]
+        [--methods doodl ...] [--measured FILE.csv.gz] [--strengths]
+
+When scorers have changed a little, `--strengths` tunes only the main strength again, the first key
+of each method, from what it was tuned to; what was measured for that before stays as `screened`.
 
 The scores by prompt that it rests on are in docs/results/tuning.csv.gz: a setting that was measured
 there on the same prompts with the same weights is not measured again; another file has it done. The
@@ -30,11 +33,13 @@ benches stay in the folder: what was cut short goes on.
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -64,6 +69,7 @@ FINEST = (0.25, 0.125)  # and then, of the suites in AT_LIMIT
 AGAIN: Mapping[str, list[str]] = {"complex": ["seeds=[1,2,3]"]}  # with what finalists are measured
 FINALISTS = 12  # at most
 FINAL_ROUNDS = 2  # of settings beside the best finalist
+BY_CLIPS = ("complex", "references")  # what CLIP C guides
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * element"
 ELEMENT = {1e-5: 1e-5, 1e-2: 10**-3.5}  # of a gradient, by what clips it: about what is usual
@@ -111,9 +117,10 @@ def tell_apart(suite: str, method: str) -> str:
 
     The prompts, the suite's settings, and the weights that a method makes and judges pictures with.
     """
+    unused = {NOISE_AWARE} - {method} | ({"clip_c"} if suite not in BY_CLIPS else set())
     tuning, settings = packaged() / "tuning", CONFIGS / f"{suite}.yaml"
     weights = sorted(packaged().with_name("emoji").rglob("*.safetensors"))
-    used = [x for x in weights if method == NOISE_AWARE or x.parent.name != NOISE_AWARE]
+    used = [x for x in weights if x.parent.name not in unused]
     return fingerprint([tuning / f"{suite}.jsonl", tuning / suite, settings, *used])
 
 
@@ -135,6 +142,7 @@ class Search:
     found: dict[Setting, Scores] = field(default_factory=dict)
     screened: dict[Setting, Scores] = field(default_factory=dict)  # before the finalists
     again: list[str] = field(default_factory=list)  # the finalists' words
+    before: Mapping[str, Any] | None = None  # the entry whose strength alone was tuned again
 
     @property
     def judge(self) -> str:
@@ -214,6 +222,18 @@ class Search:
             values["optimizer.lr"] = values.pop(MOVED) / ELEMENT[values["optimizer.clip"]]
         return [f"{key}={value:.2g}" for key, value in values.items()]
 
+    def place(self, overrides: list[str]) -> Setting:
+        """Return the setting of overrides, to a part of the finest step."""
+        values = {x: float(value) for x, _, value in (word.partition("=") for word in overrides)}
+        if "optimizer.lr" in values:
+            values[MOVED] = values.pop("optimizer.lr") * ELEMENT[values["optimizer.clip"]]
+        return tuple(
+            LISTED[key].index(values.get(key))
+            if key in LISTED
+            else round(2 * math.log10(values[key]) / FINEST[-1]) * FINEST[-1]
+            for key in GRIDS[self.method]
+        )
+
     def name(self, method: str, overrides: list[str]) -> BenchName:
         """Return what the bench of a setting is known by."""
         words = " ".join([*overrides, *self.again, *self.words])
@@ -254,8 +274,11 @@ class Search:
             gentle = self.method == "doodl" and self.suite in AT_LIMIT
             grid = GENTLE if gentle else GRIDS[self.method]
             return list(itertools.product(*grid.values()))
-        keys = list(GRIDS[self.method])
-        beside = [x for at in (self.highest, self.best) for x in neighbours(at, keys, step)]
+        return self.list_beside([self.highest, self.best], list(GRIDS[self.method]), step)
+
+    def list_beside(self, settings: list[Setting], keys: list[str], step: float) -> list[Setting]:
+        """Return what is a step in one of the keys beside some settings, and not measured yet."""
+        beside = [x for at in settings for x in neighbours(at, keys, step)]
         return [x for x in dict.fromkeys(beside) if x not in self.found and self.feasible(x)]
 
     def add(self, pool: Pool, settings: list[Setting]) -> None:
@@ -278,6 +301,16 @@ class Search:
         self.add(pool, finalists)
         for _ in range(FINAL_ROUNDS):
             self.add(pool, self.propose())
+
+    def move(self, pool: Pool, before: Mapping[str, Any]) -> None:
+        """Tune the main strength alone, from the choice of an earlier entry of tuned.json."""
+        self.before, self.again = before, AGAIN.get(self.suite, [])
+        first = [next(iter(GRIDS[self.method]))]
+        step = 1 if first[0] in LISTED else FINE
+        begin = self.place(before["overrides"])
+        self.add(pool, [begin, *self.list_beside([begin], first, step)])
+        for _ in range(ROUNDS):
+            self.add(pool, self.list_beside([self.highest, self.best], first, step))
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -302,6 +335,8 @@ class Search:
         """Return what tuned.json holds."""
         least = {"least": self.least} if self.least else {}
         screened = {"screened": self.means(self.screened)} if self.screened else {}
+        if self.before:
+            screened = {"screened": self.before["sweep"] | self.before.get("screened", {})}
         return {
             "overrides": self.overrides(self.best),
             "score": self.judge,
@@ -329,12 +364,12 @@ def within_error(values: np.ndarray, top: np.ndarray, n_errors: float = 1) -> bo
 
 
 def neighbours(setting: Setting, keys: list[str], step: float) -> list[Setting]:
-    """Return the settings that differ by a step in one key."""
+    """Return the settings that differ by a step in one key, of the first ones that are given."""
     return [
-        (*setting[:k], place + move, *setting[k + 1 :])
-        for k, place in enumerate(setting)
-        for move in (-step, step)
-        if keys[k] not in LISTED or (place + move) in range(len(LISTED[keys[k]]))
+        (*setting[:k], place, *setting[k + 1 :])
+        for k, key in enumerate(keys)
+        for place in (setting[k] - step, setting[k] + step)
+        if key not in LISTED or place in range(len(LISTED[key]))
     ]
 
 
@@ -346,9 +381,11 @@ def main() -> None:
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--measured", type=Path, default=MEASURED, help="scores that are known")
+    parser.add_argument("--strengths", action="store_true", help="only these, from tuned.json's")
     parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
     args = parser.parse_args()
-    measured = Measured(args.measured)
+    measured, path = Measured(args.measured), packaged() / TUNED
+    tuned = read_values(path, json.loads)
     searches = [
         Search(suite, method, args.out.absolute(), measured, args.words)
         for suite in args.suites
@@ -358,9 +395,10 @@ def main() -> None:
     with ThreadPoolExecutor(len(searches)) as threads, Pool(args.jobs) as pool:
         of_suites = {one.suite: one for one in searches}.values()
         list(threads.map(lambda one: one.measure_plain(pool), of_suites))
-        list(threads.map(lambda one: one.run(pool), searches))
-    path = packaged() / TUNED
-    tuned = read_values(path, json.loads)
+        if args.strengths:
+            list(threads.map(lambda one: one.move(pool, tuned[one.suite][one.method]), searches))
+        else:
+            list(threads.map(lambda one: one.run(pool), searches))
     for one in searches:
         tuned.setdefault(one.suite, {})[one.method] = one.entry()
         found = f"{one.judge} {one.score(one.best):.4g} ({len(one.screened | one.found)} settings)"

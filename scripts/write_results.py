@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from doodl_cli.bench.collect import CHECKS
+from doodl_cli.bench.collect import CHECKS, PRESENCE
 from doodl_cli.bench.statistics import Interval
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.bench.tables import mark, show_gain, to_markdown
@@ -123,7 +123,8 @@ def write_tuned(tuned: dict[str, Any]) -> str:
 
 def write_chosen(tuned: dict[str, Any]) -> str:
     """Return what `doodl` was tuned to on each suite."""
-    keys = ("optimizer.lr", "optimizer.n_candidates", "sampler.n_steps", "sampler.gamma")
+    keys = ["optimizer.lr", "optimizer.clip", "optimizer.n_candidates"]
+    keys += ["sampler.n_steps", "sampler.gamma"]
     rows = [["suite", *(f"`{key}`" for key in keys)]]
     for suite, methods in tuned.items():
         chosen = dict(word.split("=") for word in methods["doodl"]["overrides"])
@@ -183,7 +184,8 @@ def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
     """Return how far the optimised score tells which of a prompt's pictures the judge prefers.
 
     The correlation of both over the pictures of the seeds of a prompt, each less their mean; in
-    brackets that with the share of checks. `judges`: by part the optimised and the deciding score.
+    brackets, over the prompts that name things, that with their presence. `judges`: by part the
+    optimised and the deciding score.
     """
     with (bench / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -194,13 +196,16 @@ def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
             of_prompts: dict[tuple[str, str], list[list[float]]] = {}
             for line in of_part:
                 if line["method"] == method:
-                    values = [float(line[name] or "nan") for name in (*names, CHECKS)]
+                    values = [float(line.get(name) or "nan") for name in (*names, PRESENCE)]
                     of_prompts.setdefault((line["prompt"], line["target"]), []).append(values)
             apart = np.concatenate([x - np.mean(x, axis=0) for x in of_prompts.values()])
             if not apart[:, 0].any():  # one seed a prompt
                 continue
-            _, held_out, checks = np.corrcoef(apart.T)[0]
-            shown = f"{held_out:.2f}" + ("" if np.isnan(checks) else f" ({checks:.2f})")
+            optimised, held_out, presence = apart.T
+            shown = f"{np.corrcoef(optimised, held_out)[0, 1]:.2f}"
+            named = ~np.isnan(presence)
+            if named.any():
+                shown += f" ({np.corrcoef(optimised[named], presence[named])[0, 1]:.2f})"
             found.setdefault(method, {})[part] = shown
     parts = list(dict.fromkeys(part for cells in found.values() for part in cells))
     rows = [[method, *(cells.get(part, "") for part in parts)] for method, cells in found.items()]

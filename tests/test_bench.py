@@ -18,6 +18,7 @@ from PIL import Image
 
 from doodl_cli.bench import collect
 from doodl_cli.bench.budget import KNOBS, Price, count, spend
+from doodl_cli.bench.checks import Seen
 from doodl_cli.bench.collect import Results, Sample, read_checks, read_curves
 from doodl_cli.bench.report import draw_sheet
 from doodl_cli.bench.runs import Part
@@ -44,7 +45,7 @@ TABLES = ("table.md", "results.csv", "comparisons.csv")
 def write_prompts(folder):
     rows = [
         {"prompt": "a cat on a red background", "seed": 4, "check": {"background": "red"}},
-        {"prompt": "a red apple", "seed": 5, "check": {"background": "white"}},
+        {"prompt": "a red apple", "seed": 5, "check": {"class": "red apple"}},
     ]
     (folder / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
@@ -174,6 +175,8 @@ def test_universal_guidance_without_its_forward_part_takes_no_gradient():
 def test_the_tables_hold_scores_checks_and_comparisons(whole):
     first = read_results(whole)[0]
     assert {"colourfulness", "clip_text_b", "checks", "change", "calls"} <= first.keys()
+    assert first["presence"] == ""
+    assert 0 < float(read_results(whole)[1]["presence"]) < 1
     assert (first["method"], first["seed"], first["change"]) == ("none", "4", "0.0")
     with (whole / "comparisons.csv").open(newline="") as file:
         compared = list(csv.DictReader(file))
@@ -194,12 +197,12 @@ def test_the_tables_hold_scores_checks_and_comparisons(whole):
 def test_a_classifier_that_guides_does_not_judge_what_is_in_the_picture(
     monkeypatch, guided, judges
 ):
-    asked = []
-    monkeypatch.setattr(collect, "check", lambda *given: asked.append(given) or [{"top": 1.0}])
+    asked, seen = [], Seen(["dog", "cat"], {(0, "top"): torch.tensor([0.2, 0.8]).log()})
+    monkeypatch.setattr(collect, "look", lambda *given: asked.append(given) or seen)
     model = SimpleNamespace(classifier_a="a", classifier_b="b")
     rows = [Row("a cat above a dog", 0, check={"top": "cat"})]
     found = read_checks(rows, [torch.zeros(3, 64, 64)], model, guided)
-    assert found == [{"checks": 1.0, "checks.top": 1.0}]
+    assert found == [{"checks": 1.0, "presence": 0.8, "checks.top": 1.0}]
     assert [given[2] for given in asked] == [judges]
 
 

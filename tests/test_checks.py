@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from doodl_cli.bench.checks import BACKGROUNDS, check, cut_half, read_border, share_held
+from doodl_cli.bench.checks import (
+    BACKGROUNDS,
+    check,
+    cut_half,
+    look,
+    measure_presence,
+    read_border,
+    share_held,
+)
 
 COLOURS = {"cat": (255, 0, 0), "dog": (0, 255, 0), "sun": (0, 0, 255)}
 
@@ -29,6 +37,10 @@ def paint(background="white", size=64, **places):
         y, x = at[place]
         image[:, y : y + 32, x : x + 32] = torch.tensor(COLOURS[name])[:, None, None]
     return image.to(torch.uint8)
+
+
+def check_by(classifiers, wanted, images):
+    return check(wanted, images, look(wanted, images, classifiers))
 
 
 @pytest.mark.parametrize("size", [64, 512])
@@ -58,15 +70,15 @@ def test_the_halves_of_a_picture_are_squares_of_half_its_side():
 )
 def test_what_is_where_is_checked_one_by_one(wanted, held):
     image = paint("pink", top="cat", bottom="dog")
-    assert check([wanted], [image], [ByColour()]) == [held]
+    assert check_by([ByColour()], [wanted], [image]) == [held]
     assert share_held(held) == pytest.approx(sum(held.values()) / len(held))
 
 
 def test_sides_may_be_in_any_order_and_a_class_fills_the_picture():
     image = paint("white", left="dog", right="cat")
-    assert check([{"sides": ["cat", "dog"]}], [image], [ByColour()]) == [{"sides": 1}]
-    assert check([{"sides": ["cat", "sun"]}], [image], [ByColour()]) == [{"sides": 0}]
-    assert check([{"class": "sun"}], [paint("dark blue")], [ByColour()]) == [{"class": 1}]
+    assert check_by([ByColour()], [{"sides": ["cat", "dog"]}], [image]) == [{"sides": 1}]
+    assert check_by([ByColour()], [{"sides": ["cat", "sun"]}], [image]) == [{"sides": 0}]
+    assert check_by([ByColour()], [{"class": "sun"}], [paint("dark blue")]) == [{"class": 1}]
 
 
 def test_each_picture_is_checked_for_its_own(monkeypatch):
@@ -76,14 +88,41 @@ def test_each_picture_is_checked_for_its_own(monkeypatch):
     wanted = [{"top": "cat", "bottom": "sun"}, {"sides": ["dog", "cat"]}, {},
               {"background": "red", "bottom": "cat"}]  # fmt: skip
     held = [{"top": 1, "bottom": 0}, {"sides": 1}, {}, {"background": 1, "bottom": 1}]
-    assert check(wanted, images, [ByColour()]) == held
-    assert check([{}], images[:1], [ByColour()]) == [{}]
+    assert check_by([ByColour()], wanted, images) == held
+    assert check_by([ByColour()], [{}], images[:1]) == [{}]
 
 
 def test_of_classifiers_that_differ_the_surer_one_is_right():
     astray = ByColour(dict(zip(COLOURS, reversed(COLOURS.values()), strict=True)), sure=0.1)
     images = [paint(top="cat", bottom="sun")]
     wanted = [{"top": "cat", "bottom": "sun"}]
-    assert check(wanted, images, [astray]) == [{"top": 0, "bottom": 0}]
+    assert check_by([astray], wanted, images) == [{"top": 0, "bottom": 0}]
     for classifiers in ([ByColour(), astray], [astray, ByColour()]):
-        assert check(wanted, images, classifiers) == [{"top": 1, "bottom": 1}]
+        assert check_by(classifiers, wanted, images) == [{"top": 1, "bottom": 1}]
+
+
+def test_presence_is_the_probability_of_what_is_wanted_where_it_should_be():
+    classifier = ByColour(sure=2.0)
+    image = paint("pink", top="cat", bottom="dog")
+    wanted = [{"top": "cat", "bottom": "sun", "background": "red"}, {"background": "pink"}, {}]
+    seen = look(wanted, [image] * 3, [classifier])
+    colours = torch.tensor([COLOURS["cat"], COLOURS["dog"]])[:, :, None, None] / 255
+    by_hand = classifier.log_probabilities(2 * colours - 1).exp()
+    found = measure_presence(wanted, seen)
+    assert found == [pytest.approx(float(by_hand[0, 0] + by_hand[1, 2]) / 2, abs=1e-6), None, None]
+
+
+def test_presence_of_sides_is_that_of_the_likelier_order():
+    image = paint(left="dog", right="cat")
+    wanted = [{"sides": ["cat", "dog"]}, {"sides": ["dog", "cat"]}, {"sides": ["cat", "sun"]}]
+    first, second, lacking = measure_presence(wanted, look(wanted, [image] * 3, [ByColour()]))
+    assert first == pytest.approx(second)
+    assert lacking < first < 1
+
+
+def test_of_several_classifiers_the_mean_probability_is_seen():
+    classifiers = [ByColour(sure=3.0), ByColour(sure=0.3)]
+    wanted, images = [{"class": "sun"}], [paint("dark blue")]
+    each = [measure_presence(wanted, look(wanted, images, [x]))[0] for x in classifiers]
+    both = measure_presence(wanted, look(wanted, images, classifiers))[0]
+    assert both == pytest.approx(sum(each) / 2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from doodl_cli.cli import main
+from doodl_cli.models.locate import NOISE_AWARE
 from tests.runs import ROOT, needs_weights
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -143,7 +144,7 @@ def search(tmp_path, monkeypatch):
             setting = settings.get(tuple(overrides))
             return SimpleNamespace(setting=setting, again=bool(self.again), done=True)
 
-    def run(suite, method, score, kept=lambda *_: 1.0, lifted=lambda *_: 0.0):
+    def run(suite, method, score, kept=lambda *_: 1.0, lifted=lambda *_: 0.0, before=None):
         def read_scores(job, names):
             first, *others = names
             if job.setting is None:
@@ -157,7 +158,7 @@ def search(tmp_path, monkeypatch):
         path = tmp_path / f"{len([*tmp_path.iterdir()])}.csv.gz"
         known = Known(suite, method, tmp_path, Measured(path), [])
         known.measure_plain(Mock())
-        known.run(Mock())
+        known.move(Mock(), before) if before else known.run(Mock())
         folders = [job.folder for job in jobs]
         assert len({*folders}) == len(folders)
         jobs.clear()
@@ -258,6 +259,53 @@ def test_what_chance_has_lifted_is_not_chosen_for_it(search):
     assert [*tune_methods.AGAIN["complex"]] == job.words[-1:]
 
 
+def test_the_strength_alone_is_tuned_again_from_what_it_was(search):
+    def score(at, wanted=lambda *_: 0.0):
+        return lambda *setting: -abs(setting[0] - at) + wanted(*setting)
+
+    for suite, again in (("complex", True), ("references", False)):
+        before = search(suite, "universal", score(3, lambda s, lr: lr)).entry()
+        moved = search(suite, "universal", score(4.3, lambda s, lr: -lr), before=before)
+        assert before["overrides"] == ["method.strength=32", "method.backward_lr=1e+03"]
+        assert moved.entry()["overrides"] == ["method.strength=1.8e+02", "method.backward_lr=1e+03"]
+        assert {setting[0] for setting in moved.found} == {2.5, 3, 3.5, 4, 4.5, 5}
+        assert bool(moved.again) == again
+        assert moved.entry()["screened"] == before["sweep"] | before.get("screened", {})
+        assert moved.entry()["sweep"].keys() == {" ".join(moved.overrides(x)) for x in moved.found}
+    steps = search("complex", "best_of_n", score(2)).entry()
+    more = search("complex", "best_of_n", score(3), before=steps)
+    assert steps["overrides"] == ["sampler.n_steps=6", "sampler.gamma=0.5"]
+    assert more.entry()["overrides"] == ["sampler.n_steps=8", "sampler.gamma=0.5"]
+    listed = search("complex", "doodl", score(-5)).entry()
+    assert (
+        search("complex", "doodl", score(-5), before=listed).entry()["overrides"]
+        == (listed["overrides"])
+    )
+
+
+@needs_weights
+def test_what_a_suite_does_not_use_does_not_make_it_another(monkeypatch):
+    def tell(changed):
+        monkeypatch.setattr(
+            "measured.hash_file", lambda path: "00" if path.parent.name == changed else "01"
+        )
+        tune_methods.tell_apart.cache_clear()
+        suites = tune_methods.SUITES
+        return {
+            (x, y): tune_methods.tell_apart(x, y) for x in suites for y in ("doodl", NOISE_AWARE)
+        }
+
+    same = tell("none of them")
+    differ = {
+        changed: {name for name, value in tell(changed).items() if value != same[name]}
+        for changed in ("clip_a", "clip_c", NOISE_AWARE)
+    }
+    tune_methods.tell_apart.cache_clear()
+    assert differ["clip_a"] == same.keys()
+    assert {suite for suite, _ in differ["clip_c"]} == {"complex", "references"}
+    assert {method for _, method in differ[NOISE_AWARE]} == {NOISE_AWARE}
+
+
 def test_what_was_measured_is_not_measured_again(search, tmp_path, monkeypatch):
     first = search("complex", "one_step", lambda s: -abs(s - 3.4))
     written, entry = first.measured.path.read_bytes(), first.entry()
@@ -323,10 +371,11 @@ def test_what_was_tuned_is_shown_without_settings_that_do_not_count():
 
 
 def test_what_doodl_was_tuned_to_is_listed_by_suite():
-    entry = {"overrides": ["optimizer.n_candidates=4", "sampler.gamma=0.5", "optimizer.lr=3.2e+02"]}
+    words = ["optimizer.n_candidates=4", "sampler.gamma=0.5", "optimizer.lr=3.2e+02"]
+    entry = {"overrides": ["optimizer.clip=1e-05", *words]}
     table = write_results.write_chosen({"complex": {"none": {}, "doodl": entry}}).splitlines()
-    assert table[0].startswith("| suite | `optimizer.lr` | `optimizer.n_candidates` |")
-    assert table[2:] == ["| complex | 320 | 4 | the default | 0.5 |"]
+    assert table[0].startswith("| suite | `optimizer.lr` | `optimizer.clip` | `optimizer.n_cand")
+    assert table[2:] == ["| complex | 320 | 1e-05 | 4 | the default | 0.5 |"]
 
 
 def test_variants_change_the_tuned_setting_and_compose(monkeypatch):
@@ -418,9 +467,10 @@ def test_agreement_is_the_correlation_over_the_seeds_of_a_prompt(tmp_path):
     assert rows == ["| plain | 1.00 |", "| fooled | -1.00 |"]
 
 
-def test_checks_that_agree_are_in_brackets(tmp_path):
-    lines = ["part,method,prompt,target,optimised,judge,checks"]
+def test_presence_that_agrees_is_in_brackets(tmp_path):
+    lines = ["part,method,prompt,target,optimised,judge,presence"]
     lines += ["p,m,a,,1,3,0", "p,m,a,,2,2,0.5", "p,m,a,,3,1,1"]
+    lines += ["p,m,b,,1,3,", "p,m,b,,2,2,", "p,m,b,,3,1,"]  # names nothing
     (tmp_path / "results.csv").write_text("\n".join(lines))
     table = write_results.write_agreement(tmp_path, {"p": ("optimised", "judge")})
     assert table.splitlines()[-1] == "| m | -1.00 (1.00) |"

@@ -11,7 +11,10 @@ The embedded classifiers know half of the drawings each, together nearly all tha
 alone each takes a fifth of the other's for something else (scripts/embedded/measure_checks.py).
 """
 
+import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,50 +96,97 @@ def choose_judges(model: "LatentModel", guided: Collection[str]) -> list["Classi
     return [model.classifier_b, *others]
 
 
-def read_classes(views: Sequence[Tensor], classifiers: Sequence["Classifier"]) -> list[str]:
-    """Return the class of the highest mean probability in each of pictures (3, h, w) in [-1, 1].
+def read_views(views: Sequence[Tensor], classifiers: Sequence["Classifier"]) -> Tensor:
+    """Return the mean log-likelihood of each class in one or more pictures: (n, c).
 
-    All classifiers have the same classes.
+    The pictures are (3, h, w) in [-1, 1]; the logarithm is that of the classifiers' mean
+    probability. All of them have the same classes.
     """
-    if not views:
-        return []
     device = next(classifiers[0].network.parameters()).device
     by_classifier = [in_batches(each.log_probabilities, views, device) for each in classifiers]
-    found = torch.stack(by_classifier).logsumexp(0).argmax(1)
-    return [classifiers[0].labels[number] for number in found.tolist()]
+    return torch.stack(by_classifier).logsumexp(0) - math.log(len(classifiers))
 
 
-def check(
+@dataclass(frozen=True)
+class Seen:
+    """What classifiers see in places of pictures: by picture and place the classes' log p (c,)."""
+
+    labels: Sequence[str]
+    log_p: Mapping[tuple[int, str], Tensor]
+
+    def likeliest(self, picture: int, place: str) -> str:
+        """Return the class of the highest probability."""
+        return self.labels[int(self.log_p[picture, place].argmax())]
+
+    def probability(self, picture: int, place: str, name: str) -> float:
+        """Return the probability of a class, from 0 to 1."""
+        return math.exp(self.log_p[picture, place][self.labels.index(name)])
+
+
+def look(
     wanted: Sequence[Mapping[str, Any]],
     images: Sequence[Tensor],
     classifiers: Sequence["Classifier"],
-) -> list[dict[str, float]]:
-    """Return which of the things wanted of each picture hold, 1 or 0 each.
-
-    `images` are 8-bit pictures (3, h, w) of one size.
-    """
-    views = [
+) -> Seen:
+    """Let classifiers look at every place where something is wanted; 8-bit pictures (3, h, w)."""
+    places = [
         (i, place)
         for i, of_picture in enumerate(wanted)
         for kind in of_picture
         for place in PLACES[kind]
     ]
-    names = read_classes([cut_view(images[i], place) for i, place in views], classifiers)
-    seen = dict(zip(views, names, strict=True))
+    views = [cut_view(images[i], place) for i, place in places]
+    found = read_views(views, classifiers).cpu() if views else ()
+    return Seen(classifiers[0].labels, dict(zip(places, found, strict=True)))
+
+
+def check(
+    wanted: Sequence[Mapping[str, Any]], images: Sequence[Tensor], seen: Seen
+) -> list[dict[str, float]]:
+    """Return which of the things wanted of each picture hold, 1 or 0 each.
+
+    `images` are 8-bit pictures (3, h, w) of one size, and `seen` what `look` saw in them.
+    """
 
     def holds(i: int, kind: str) -> bool:
         value = wanted[i][kind]
         if kind == "background":
             return read_border(images[i]) == value
         if kind == "sides":
-            return sorted(seen[i, side] for side in PLACES[kind]) == sorted(value)
+            return sorted(seen.likeliest(i, side) for side in PLACES[kind]) == sorted(value)
         (place,) = PLACES[kind]
-        return seen[i, place] == value
+        return seen.likeliest(i, place) == value
 
     return [
         {kind: float(holds(i, kind)) for kind in PLACES if kind in of_picture}
         for i, of_picture in enumerate(wanted)
     ]
+
+
+def measure_presence(wanted: Sequence[Mapping[str, Any]], seen: Seen) -> list[float | None]:
+    """Return how surely the classifiers see what is wanted in each picture, where it should be.
+
+    That is the mean probability of the wanted classes in their places, from 0 to 1; of things that
+    may stand in any order, in the likelier one; None where no class is wanted. It tells more of a
+    picture than whether each class is the likeliest, which `check` says.
+    """
+
+    def rate(i: int, kind: str) -> list[float]:
+        value = wanted[i][kind]
+        orders = itertools.permutations(value) if kind == "sides" else [(value,)]
+        return max(
+            (
+                [seen.probability(i, *at) for at in zip(PLACES[kind], order, strict=True)]
+                for order in orders
+            ),
+            key=sum,
+        )
+
+    found = [
+        [p for kind in of_picture if PLACES[kind] for p in rate(i, kind)]
+        for i, of_picture in enumerate(wanted)
+    ]
+    return [sum(of_picture) / len(of_picture) if of_picture else None for of_picture in found]
 
 
 def share_held(held: Mapping[str, float]) -> float:

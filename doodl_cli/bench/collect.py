@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from doodl_cli.bench.budget import KNOBS, count
-from doodl_cli.bench.checks import check, choose_judges, share_held
+from doodl_cli.bench.checks import check, choose_judges, look, measure_presence, share_held
 from doodl_cli.bench.metrics import in_batches, rms_difference
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.settings import Bench
@@ -26,7 +26,7 @@ from doodl_cli.pictures import from_image, read_picture
 if TYPE_CHECKING:
     from doodl_cli.models.latent_model import LatentModel
 
-CHECKS = "checks"
+CHECKS, PRESENCE = "checks", "presence"
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,23 @@ def read_scores(found: dict[str, Any]) -> dict[str, float]:
 def read_checks(
     rows: Sequence[Row], pictures: Sequence[Tensor], model: "LatentModel", guided: Collection[str]
 ) -> list[dict[str, float]]:
-    """Return of each row's picture the share of its checks that hold, and each; none for none."""
+    """Return of each row's picture its checks' scores, none where nothing is to be checked.
+
+    The share of the checks that hold, how surely the wanted classes are seen, if there are any, to
+    four digits, as further ones differ between machines, and each check.
+    """
     if not any(row.check for row in rows):
         return [{}] * len(rows)
+    wanted = [row.check for row in rows]
+    seen = look(wanted, pictures, choose_judges(model, guided))
+    found = zip(check(wanted, pictures, seen), measure_presence(wanted, seen), strict=True)
 
-    def with_share(held: dict[str, float]) -> dict[str, float]:
-        return {CHECKS: share_held(held), **{f"{CHECKS}.{name}": held[name] for name in held}}
+    def put_together(held: dict[str, float], present: float | None) -> dict[str, float]:
+        presence = {} if present is None else {PRESENCE: round(present, 4)}
+        each = {f"{CHECKS}.{name}": value for name, value in held.items()}
+        return {CHECKS: share_held(held), **presence, **each}
 
-    found = check([row.check for row in rows], pictures, choose_judges(model, guided))
-    return [with_share(held) if held else {} for held in found]
+    return [put_together(held, present) if held else {} for held, present in found]
 
 
 def read_curves(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from doodl_cli.bench.collect import CHECKS, Results, Sample
+from doodl_cli.bench.collect import CHECKS, PRESENCE, Results, Sample
 from doodl_cli.bench.metrics import frechet_distance, mean_distance
 from doodl_cli.bench.runs import Part
 from doodl_cli.bench.statistics import Comparison, Interval, average, bootstrap_mean, compare
@@ -33,9 +33,10 @@ class Summary:
 
 
 def list_scores(results: Results, part: Part) -> list[str]:
-    """Return the names of a part's scores: optimised, judge, checks, other held-out ones."""
+    """Return the names of a part's scores: optimised, judge, checks, other held-out."""
     found = [name for sample in results.of(part.name) for name in sample.scores]
-    return list(dict.fromkeys(x for x in (part.guidance, part.judge, CHECKS, *found) if x in found))
+    first = (part.guidance, part.judge, CHECKS, PRESENCE)
+    return list(dict.fromkeys(x for x in (*first, *found) if x in found))
 
 
 def over_units(samples: Iterable[Sample], name: str) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Measure how far the CLIPs agree on which of a prompt's pictures shows it best.
 
 Sixteen pictures of each complex prompt that methods are tuned on, from noises of their own; of
-every two CLIPs the correlation of their similarities, less each prompt's mean. What a guiding CLIP
-and the held-out one do not agree on, no method can gain by the one and show by the other.
+every two CLIPs the correlation of their similarities, less each prompt's mean, and, of the prompts
+that name things, with how surely the classifiers see these. What a guiding CLIP and a judge do not
+agree on, no method can gain by the one and show by the other.
 
     python scripts/embedded/measure_agreement.py [NAME=FOLDER ...]
 """
@@ -18,9 +19,10 @@ from make_suites import SUITES
 from pictures import ASSETS, choose_device
 from torch import Tensor
 
+from doodl_cli.bench.checks import look, measure_presence
 from doodl_cli.guidance.clip import text_similarity
 from doodl_cli.models.clip import load_clip
-from doodl_cli.models.latent_model import load_model
+from doodl_cli.models.latent_model import LatentModel, load_model
 from doodl_cli.optimize.assess import from_8_bit
 
 OWN = {"A": ASSETS / "clip_a", "B": ASSETS / "clip_b", "C": ASSETS / "clip_c"}
@@ -33,14 +35,23 @@ def similarities(folder: Path, pictures: Tensor, prompts: list[str]) -> np.ndarr
     return torch.stack([score(batch, prompts) for batch in pictures]).cpu().numpy()
 
 
+def presences(wanted: list[dict], pictures: Tensor, model: LatentModel) -> np.ndarray:
+    """Return how surely both classifiers see what is wanted of 8-bit pictures (n, b, 3, h, w)."""
+    judges = [model.classifier_a, model.classifier_b]
+    found = [measure_presence(wanted, look(wanted, list(x), judges)) for x in pictures]
+    return np.array(found, dtype=float)  # NaN where no class is wanted
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of two scores (n, b) within the columns."""
+    """Return the correlation of two scores (n, b) within the columns; NaN are left out."""
+    known = ~np.isnan(a + b).any(0)
+    a, b = a[:, known], b[:, known]
     a, b = a - a.mean(0), b - b.mean(0)
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
 
 def main() -> None:
-    """Print a line a CLIP."""
+    """Print a line a CLIP, and one for A with each that is not the held-out B."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", help="further CLIPs, NAME=FOLDER")
     parser.add_argument("--n-noises", type=int, default=16)
@@ -49,18 +60,20 @@ def main() -> None:
     device = torch.device(choose_device())
     given = dict(word.split("=", 1) for word in args.clips)
     folders = OWN | {name: Path(folder) for name, folder in given.items()}
-    lines = (SUITES / "tuning/complex.jsonl").read_text().splitlines()
-    prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))[: args.n_prompts]
+    lines = map(json.loads, (SUITES / "tuning/complex.jsonl").read_text().splitlines())
+    checks = {line["prompt"]: line["check"] for line in lines}
+    prompts = list(checks)[: args.n_prompts]
     torch.manual_seed(0)
     model = load_model("emoji", None, device, "float32")
-    pictures = [from_8_bit(paint(model, prompts)) for _ in range(args.n_noises)]
-    found = {
-        name: similarities(folder, torch.stack(pictures), prompts)
-        for name, folder in folders.items()
-    }
-    for name, scores in found.items():
-        others = [f"{other} {correlation(scores, x):.3f}" for other, x in found.items()]
-        print(f"{name}: mean {scores.mean():.4f}; correlation with {', '.join(others)}")
+    painted = torch.stack([paint(model, prompts) for _ in range(args.n_noises)])
+    pictures = from_8_bit(painted)
+    found = {name: similarities(folder, pictures, prompts) for name, folder in folders.items()}
+    seen = presences([checks[prompt] for prompt in prompts], painted.cpu(), model)
+    others = found | {"presence": seen}
+    pairs = {f"A and {name}": (found["A"] + found[name]) / 2 for name in found if name not in "AB"}
+    for name, scores in (found | pairs).items():
+        shown = [f"{other} {correlation(scores, x):.3f}" for other, x in others.items()]
+        print(f"{name}: mean {scores.mean():.4f}; correlation with {', '.join(shown)}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pictures import (
 from torch import Tensor
 from train_classifier import class_indices
 
-from doodl_cli.bench.checks import PLACES, cut_view, read_classes
+from doodl_cli.bench.checks import PLACES, cut_view, read_views
 from doodl_cli.models.latent_model import load_model
 
 DRAWINGS = {
@@ -85,9 +85,10 @@ def main() -> None:
         shown |= {f"decoded, noise {noise}": smear(vae, drawn, 1.0, noise) for noise in NOISES}
         for how, pictures in shown.items():
             views = cut_halves(pictures, scenes.layouts)
+            likeliest = [read_views(views, of).argmax(1).tolist() for of in judges.values()]
             shares = [
-                np.mean([x == y for x, y in zip(read_classes(views, of), right, strict=True)])
-                for of in judges.values()
+                np.mean([a.labels[x] == y for x, y in zip(found, right, strict=True)])
+                for found in likeliest
             ]
             print(f"| {name} | {how} |", " | ".join(f"{share:.3f}" for share in shares), "|")
 

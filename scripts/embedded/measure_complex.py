@@ -17,7 +17,7 @@ from make_suites import SUITES
 from outcomes import draw_pairs, optimise, read_settings
 from pictures import choose_device
 
-from doodl_cli.bench.checks import check, choose_judges, share_held
+from doodl_cli.bench.checks import check, choose_judges, look, share_held
 from doodl_cli.bench.statistics import Interval, bootstrap_mean
 from doodl_cli.commands import task
 
@@ -60,10 +60,8 @@ def main() -> None:
         pictures = (outcome.images_first, outcome.images_best)
         wanted = [entry["check"] for entry in entries]
         judges = choose_judges(model, config.guidance)
-        checks = [
-            np.array([share_held(held) for held in check(wanted, images, judges)])
-            for images in pictures
-        ]
+        found = [check(wanted, images, look(wanted, images, judges)) for images in pictures]
+        checks = [np.array([share_held(held) for held in of_all]) for of_all in found]
         similarity = [scores["clip_text_b"].numpy() for scores in (outcome.first, outcome.best)]
         result = {
             "settings": line,
