@@ -323,7 +323,7 @@ def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(monkeypatch, name)
         embedding = clip.embed_images(x)
         found.append((embedding, torch.autograd.grad(embedding[:, :5].sum(), x)[0], kept))
     for one, other in zip(found[0][:2], found[1][:2], strict=True):
-        assert torch.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.9995
+        assert torch.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.999
     assert found[1][2] < 0.5 * found[0][2]
 
 

@@ -54,7 +54,8 @@ case $stage in
 4)
     # On the GPUs in turn. In use: of 440 s on two H200, C for two thirds, after 300 s of C alone on an
     # H200, and 2,400 steps of B on a CPU (--rate 6e-4 --batch 192, 5,000 pictures); the classifiers
-    # for 370 s, each on an H200, and beside A 230 s of noise_aware.
+    # for 370 s, each on an H200, and beside A 230 s of noise_aware. Then C from there with --several
+    # 0.6, at 1e-3 and at 5e-4 for 440 s each on an H200, and the mean of both (average_clips.py).
     gpus=$(nvidia-smi -L | wc -l) seconds=$(($(left) * 4 / 5))
     for x in A B C; do
         y=$(echo $x | tr ABC abc) n=$((n + 1))
