@@ -20,7 +20,11 @@ NEEDED = {
     "emoji_edit": ["init.path=mine.png"],
 }
 ALL = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
-TUNED = {"complex": "emoji_clip_text", "vocabulary": "emoji_vocabulary"}
+TUNED = {
+    "complex": "emoji_clip_text",
+    "vocabulary": "emoji_vocabulary",
+    "references": "emoji_personalise",
+}
 SHORT = ["sampler.n_steps=2", "optimizer.n_iters=1"]
 
 
