@@ -312,6 +312,7 @@ def test_a_bench_that_is_killed_and_one_of_shards_end_with_the_same_tables(whole
         (["suite=smoke", "evaluate=colourfulness"], "must have clip_text_b, "),
         (["suite=smoke", "shard=2/2"], "shard=2/2: must be i/n"),
         (["suite=file", "suite.path=bad.jsonl", "guidance=clip_text"], "line 1: check.colour: "),
+        (["suite=file", "suite.path=one.jsonl", "guidance=clip_text"], "line 1: check.sides=['a']"),
         (["resume=nowhere"], "nowhere: must be a bench's folder"),
         (["resume=nowhere", "budget=3"], "budget: resume="),
         (["suite=smoke", "output_dir=full"], "full: must be a new or an empty folder"),
@@ -328,6 +329,7 @@ def test_bad_input_exits_2_with_one_line_and_writes_nothing(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write_prompts(folder)
     (folder / "bad.jsonl").write_text('{"prompt": "x", "check": {"colour": "red"}}\n')
+    (folder / "one.jsonl").write_text('{"prompt": "x", "check": {"sides": ["a"]}}\n')
     (folder / "full").mkdir()
     (folder / "full/file").touch()
     before = sorted(folder.rglob("*"))

@@ -126,3 +126,10 @@ def test_of_several_classifiers_the_mean_probability_is_seen():
     each = [measure_presence(wanted, look(wanted, images, [x]))[0] for x in classifiers]
     both = measure_presence(wanted, look(wanted, images, classifiers))[0]
     assert both == pytest.approx(sum(each) / 2)
+
+
+def test_a_class_that_no_classifier_knows_is_never_present():
+    wanted, images = [{"top": "zebra", "bottom": "dog"}], [paint(top="cat", bottom="dog")]
+    seen = look(wanted, images, [ByColour(sure=50.0)])
+    assert check(wanted, images, seen) == [{"top": 0, "bottom": 1}]
+    assert measure_presence(wanted, seen) == [pytest.approx(0.5)]

@@ -119,7 +119,9 @@ class Seen:
         return self.labels[int(self.log_p[picture, place].argmax())]
 
     def probability(self, picture: int, place: str, name: str) -> float:
-        """Return the probability of a class, from 0 to 1."""
+        """Return the probability of a class, from 0 to 1; 0 of one that no classifier knows."""
+        if name not in self.labels:
+            return 0.0
         return math.exp(self.log_p[picture, place][self.labels.index(name)])
 
 
@@ -174,13 +176,11 @@ def measure_presence(wanted: Sequence[Mapping[str, Any]], seen: Seen) -> list[fl
     def rate(i: int, kind: str) -> list[float]:
         value = wanted[i][kind]
         orders = itertools.permutations(value) if kind == "sides" else [(value,)]
-        return max(
-            (
-                [seen.probability(i, *at) for at in zip(PLACES[kind], order, strict=True)]
-                for order in orders
-            ),
-            key=sum,
-        )
+        by_order = [
+            [seen.probability(i, *at) for at in zip(PLACES[kind], order, strict=True)]
+            for order in orders
+        ]
+        return max(by_order, key=sum)
 
     found = [
         [p for kind in of_picture if PLACES[kind] for p in rate(i, kind)]
@@ -201,4 +201,6 @@ def explain_unknown(wanted: Mapping[str, Any]) -> str | None:
             return f"check.{name}: unknown; must be one of {', '.join(PLACES)}"
         if name == "background" and value not in BACKGROUNDS:
             return f"check.background={value}: must be one of {', '.join(BACKGROUNDS)}"
+        if name == "sides" and not (isinstance(value, list) and len(value) == 2):
+            return f"check.sides={value}: must be a list of two classes"
     return None
