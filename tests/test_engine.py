@@ -308,8 +308,12 @@ def test_a_resnet_without_its_batch_norms_computes_the_same():
 
 
 @needs_weights
-@pytest.mark.parametrize("name", ["clip_a", "clip_c"])  # a transformer, a ResNet
-def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "gradient_alike"),
+    # Of the ResNet 0.9990 to 0.9997 over eight such batches, with either weights that it has had.
+    [("clip_a", 0.9995), ("clip_c", 0.999)],  # a transformer, a ResNet
+)
+def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(monkeypatch, name, gradient_alike):
     model = load_model("emoji", None, torch.device("cpu"), "float32")
     monkeypatch.setattr(clips, "fold_norms", lambda visual: None)  # as a large one is loaded
     plain = model.load_own_clip(name)
@@ -322,8 +326,9 @@ def test_a_clip_in_half_precision_embeds_alike_and_keeps_less(monkeypatch, name)
         kept = saved_bytes(lambda clip=clip: clip.embed_images(x))
         embedding = clip.embed_images(x)
         found.append((embedding, torch.autograd.grad(embedding[:, :5].sum(), x)[0], kept))
-    for one, other in zip(found[0][:2], found[1][:2], strict=True):
-        assert torch.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.999
+    pairs = zip(found[0][:2], found[1][:2], (0.9995, gradient_alike), strict=True)
+    for one, other, alike in pairs:
+        assert torch.cosine_similarity(one.flatten(), other.flatten(), 0) > alike
     assert found[1][2] < 0.5 * found[0][2]
 
 
