@@ -19,7 +19,7 @@ from pathlib import Path
 
 from job_pool import Job, Pool
 from measured import over_prompts, shorten
-from tune_methods import SEARCH, can_undo, read_suite, tell_apart, tuning_words
+from tune_methods import SEARCH, can_undo, read_suite, tell_apart, to_numbers, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
@@ -77,8 +77,7 @@ def read_tuned(suite: str) -> list[str]:
 
 def read_numbers(tuned: list[str]) -> dict[str, float]:
     """Return the values of overrides by key, where there is none the default."""
-    words = (word.partition("=") for word in tuned)
-    return DEFAULTS | {name: float(value) for name, _, value in words}
+    return DEFAULTS | to_numbers(tuned)
 
 
 def name_crops(n: int) -> str:

@@ -224,7 +224,7 @@ class Search:
 
     def place(self, overrides: list[str]) -> Setting:
         """Return the setting of overrides, to a part of the finest step."""
-        values = {x: float(value) for x, _, value in (word.partition("=") for word in overrides)}
+        values = to_numbers(overrides)
         if "optimizer.lr" in values:
             values[MOVED] = values.pop("optimizer.lr") * ELEMENT[values["optimizer.clip"]]
         return tuple(
@@ -350,6 +350,12 @@ def read_scores(job: Job, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Return scores over prompts."""
     lines = job.read_lines()
     return {name: np.array([*over_prompts(lines, name).values()]) for name in names}
+
+
+def to_numbers(overrides: Iterable[str]) -> dict[str, float]:
+    """Return the values of overrides by key."""
+    words = (word.partition("=") for word in overrides)
+    return {name: float(value) for name, _, value in words}
 
 
 def can_undo(n_steps: int, gamma: float) -> bool:

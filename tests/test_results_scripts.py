@@ -277,10 +277,8 @@ def test_the_strength_alone_is_tuned_again_from_what_it_was(search):
     assert steps["overrides"] == ["sampler.n_steps=6", "sampler.gamma=0.5"]
     assert more.entry()["overrides"] == ["sampler.n_steps=8", "sampler.gamma=0.5"]
     listed = search("complex", "doodl", score(-5)).entry()
-    assert (
-        search("complex", "doodl", score(-5), before=listed).entry()["overrides"]
-        == (listed["overrides"])
-    )
+    same = search("complex", "doodl", score(-5), before=listed).entry()
+    assert same["overrides"] == listed["overrides"]
 
 
 @needs_weights

@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 from pictures import ASSETS
 from safetensors.torch import load_file
-from train_clip import save_clip
-
-WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+from train_clip import CONFIG, WEIGHTS, save_clip
 
 
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from make_suites import SUITES
 from pictures import ASSETS, choose_device
 from torch import Tensor
 
-from doodl_cli.bench.checks import look, measure_presence
+from doodl_cli.bench.checks import choose_judges, look, measure_presence
 from doodl_cli.guidance.clip import text_similarity
 from doodl_cli.models.clip import load_clip
 from doodl_cli.models.latent_model import LatentModel, load_model
@@ -37,7 +37,7 @@ def similarities(folder: Path, pictures: Tensor, prompts: list[str]) -> np.ndarr
 
 def presences(wanted: list[dict], pictures: Tensor, model: LatentModel) -> np.ndarray:
     """Return how surely both classifiers see what is wanted of 8-bit pictures (n, b, 3, h, w)."""
-    judges = [model.classifier_a, model.classifier_b]
+    judges = choose_judges(model, ["clip_text"])
     found = [measure_presence(wanted, look(wanted, list(x), judges)) for x in pictures]
     return np.array(found, dtype=float)  # NaN where no class is wanted
 

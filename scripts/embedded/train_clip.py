@@ -53,6 +53,7 @@ VISION = {
     "B": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "patch_size": None},
     "C": {"image_size": 64, "layers": [1, 1, 2, 2], "width": 16, "patch_size": None},
 }
+WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 HALVES = {"A": "A", "B": "B", "C": "A"}  # of the drawings
 TEXT = {"width": 128, "heads": 4, "layers": 3}
 EMBEDDING = 192
@@ -109,9 +110,9 @@ def save_clip(out: Path, state: dict, config: dict, tokenizer: Path) -> None:
     half = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()
     }
-    save_file(half, out / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(half, out / WEIGHTS, metadata={"format": "pt"})
     preprocess = {"mean": [HALF] * 3, "std": [HALF] * 3, "interpolation": "bicubic"}
-    write_json(out / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
+    write_json(out / CONFIG, {"model_cfg": config, "preprocess_cfg": preprocess})
     for name in ("tokenizer_config.json", "vocab.json", "merges.txt"):
         shutil.copy(tokenizer / name, out / name)
 
@@ -172,7 +173,7 @@ def main() -> None:
 
     model, config = build_clip(args.pair, len(tokenizer))
     if args.resume:
-        model.load_state_dict(load_file(out / "open_clip_model.safetensors"))
+        model.load_state_dict(load_file(out / WEIGHTS))
     model = model.float().to(device).train()
     colour_head = torch.nn.Linear(EMBEDDING, 1).to(device)
     names = [(n, p) for n, p in model.named_parameters()]
