@@ -23,7 +23,8 @@ doodl_cli/assets/suites/tuned.json, which `doodl bench` reads.
         [--methods doodl ...] [--measured FILE.csv.gz] [--strengths]
 
 When scorers have changed a little, `--strengths` tunes only the main strength again, the first key
-of each method, from what it was tuned to; what was measured for that before stays as `screened`.
+of each method, and the gamma of those that have one, from what they were tuned to; what was
+measured for that before stays as `screened`.
 
 The scores by prompt that it rests on are in docs/results/tuning.csv.gz: a setting that was measured
 there on the same prompts with the same weights is not measured again; another file has it done. The
@@ -72,12 +73,13 @@ FINAL_ROUNDS = 2  # of settings beside the best finalist
 BY_CLIPS = ("complex", "references")  # what CLIP C guides
 SEARCH = 0.75  # of a budget, the most that candidates may take
 MOVED = "optimizer.lr * element"
+GAMMA = "sampler.gamma"
 ELEMENT = {1e-5: 1e-5, 1e-2: 10**-3.5}  # of a gradient, by what clips it: about what is usual
 LISTED: Mapping[str, tuple[float | None, ...]] = {  # what is no power of ten; None: the default
     "sampler.n_steps": (3, 4, 6, 8, 12, 20),
     "optimizer.clip": (1e-5, 1e-2),
     "optimizer.n_candidates": (1, 4, 8, 16, 32, 64),
-    "sampler.gamma": (None, 0.5),
+    GAMMA: (0.25, 0.35, 0.5, None),  # from 8 steps on the default is the highest
     "method.backward_lr": (0.1, None, 10.0, 100.0, 1000.0),
 }
 STRENGTH = {"method.strength": range(0, 9, 2)}
@@ -92,9 +94,9 @@ GRIDS = {
         "optimizer.clip": (0,),
         "sampler.n_steps": (0, 1),
         "optimizer.n_candidates": (1, 3, 5),
-        "sampler.gamma": (1,),
+        GAMMA: (2,),
     },
-    "best_of_n": {"sampler.n_steps": (1, 4), "sampler.gamma": (1,)},
+    "best_of_n": {"sampler.n_steps": (1, 4), GAMMA: (2,)},
     "one_step": STRENGTH,
     "full_chain": STRENGTH,
     "universal": STRENGTH | {"method.backward_lr": (1,)},
@@ -209,7 +211,7 @@ class Search:
     def feasible(self, setting: Setting) -> bool:
         """Whether the steps can be undone and the candidates leave budget to optimise one."""
         values = self.values(setting)
-        n_steps, gamma = values.get("sampler.n_steps", 0), values.get("sampler.gamma")
+        n_steps, gamma = values.get("sampler.n_steps", 0), values.get(GAMMA)
         if gamma is not None and not can_undo(n_steps, gamma):
             return False
         n_calls = values.get("optimizer.n_candidates", 0) * n_steps
@@ -303,14 +305,24 @@ class Search:
             self.add(pool, self.propose())
 
     def move(self, pool: Pool, before: Mapping[str, Any]) -> None:
-        """Tune the main strength alone, from the choice of an earlier entry of tuned.json."""
+        """Tune the main strength and gamma alone, from the choice of an earlier tuned.json."""
         self.before, self.again = before, AGAIN.get(self.suite, [])
-        first = [next(iter(GRIDS[self.method]))]
-        step = 1 if first[0] in LISTED else FINE
-        begin = self.place(before["overrides"])
-        self.add(pool, [begin, *self.list_beside([begin], first, step)])
+        self.add(pool, self.list_around(self.place(before["overrides"])))
         for _ in range(ROUNDS):
-            self.add(pool, self.list_beside([self.highest, self.best], first, step))
+            around = [x for at in (self.highest, self.best) for x in self.list_around(at)]
+            self.add(pool, list(dict.fromkeys(around)))
+
+    def list_around(self, at: Setting) -> list[Setting]:
+        """Return what is not measured yet of a setting and those beside it in the main strength.
+
+        With every gamma, if the method has one: the best strength is not the same with each.
+        """
+        keys = list(GRIDS[self.method])
+        around = [at, *neighbours(at, keys[:1], 1 if keys[0] in LISTED else FINE)]
+        if GAMMA in keys:
+            k, places = keys.index(GAMMA), range(len(LISTED[GAMMA]))
+            around = [(*x[:k], place, *x[k + 1 :]) for x in around for place in places]
+        return [x for x in around if x not in self.found and self.feasible(x)]
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -387,7 +399,7 @@ def main() -> None:
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--methods", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--measured", type=Path, default=MEASURED, help="scores that are known")
-    parser.add_argument("--strengths", action="store_true", help="only these, from tuned.json's")
+    parser.add_argument("--strengths", action="store_true", help="and gammas, from tuned.json's")
     parser.add_argument("--words", nargs="*", default=[], help="further words of `doodl bench`")
     args = parser.parse_args()
     measured, path = Measured(args.measured), packaged() / TUNED
