@@ -1,9 +1,10 @@
 """Write the tables and pictures of docs/results.md from a finished bench of the embedded model.
 
-    python scripts/write_results.py BENCH
+    python scripts/write_results.py BENCH --more OTHER
 
-BENCH is the folder of `doodl bench suite=embedded`; doodl_cli/assets/suites/tuned.json has what the
-methods were tuned to (scripts/tune_methods.py) and docs/results/ablations.json what was measured by
+BENCH is the folder of `doodl bench suite=embedded`, OTHER that of its complex prompts with `seeds=`
+of their own, to be put together; doodl_cli/assets/suites/tuned.json has what the methods were tuned
+to (scripts/tune_methods.py) and docs/results/ablations.json what was measured by
 scripts/measure_ablations.py. What is between the page's marks is written anew, and docs/results/
 gets the curves and the sheets, smaller.
 """
@@ -21,16 +22,24 @@ import numpy as np
 from PIL import Image
 
 from doodl_cli.bench.collect import CHECKS, PRESENCE
-from doodl_cli.bench.statistics import Interval
+from doodl_cli.bench.statistics import Interval, average, bootstrap_mean, compare
 from doodl_cli.bench.suite import TUNED, packaged
-from doodl_cli.bench.tables import mark, show_gain, to_markdown
+from doodl_cli.bench.tables import (
+    OURS,
+    mark,
+    show_comparison,
+    show_gain,
+    show_interval,
+    to_markdown,
+)
 from doodl_cli.files import read_values
 
 PAGE = Path(__file__).parents[1] / "docs/results.md"
 PICTURES = PAGE.parent / "results"
 WIDTH = 1000  # of pictures, at most
-MOST_BYTES = 450_000  # of all pictures
+MOST_BYTES = 400_000  # of all pictures
 QUALITIES = range(85, 0, -5)
+WITH_MORE = "complex"  # the part that another bench has further pictures of
 DETAILS = f"{CHECKS}."  # the beginning of the names of single checks
 
 Table = list[list[str]]
@@ -51,6 +60,56 @@ def read_parts(text: str) -> dict[str, tuple[str, list[Table]]]:
         tables = [read_table(block) for block in blocks if "".join(block).startswith("|")]
         parts[heading.partition(":")[0]] = heading, tables
     return parts
+
+
+def read_samples(benches: list[Path]) -> list[dict[str, str]]:
+    """Return the lines of the results.csv of several benches, a picture each."""
+    lines: list[dict[str, str]] = []
+    for bench in benches:
+        with (bench / "results.csv").open(newline="") as file:
+            lines += csv.DictReader(file)
+    return lines
+
+
+def put_together(benches: list[Path], part: str, titles: list[str]) -> list[Table]:
+    """Return the means and the gains of `doodl` of a part over the pictures of several benches.
+
+    `titles`: of the scores, as a bench's own table of gains has them. Raises SystemExit for benches
+    with the same seeds, whose pictures would count twice.
+    """
+    found: dict[str, list[list[tuple[str, float]]]] = {}  # by method, of each score
+    seen = set()
+    for line in read_samples(benches):
+        if line["part"] != part:
+            continue
+        method, unit = line["method"], f"{line['prompt']} | {line['target']}"
+        picture = method, unit, line["seed"], line["of_bench"]
+        if picture in seen:
+            raise SystemExit(f"{part}: the benches have the same seeds; must differ in `seeds=`")
+        seen.add(picture)
+        of_scores = found.setdefault(method, [[] for _ in titles])
+        for values, title in zip(of_scores, titles, strict=True):
+            if value := line[title.partition(" (")[0]]:
+                values.append((unit, float(value)))
+    means = {method: [average(values) for values in x] for method, x in found.items()}
+    rows = [
+        [method, *(show_interval(bootstrap_mean(list(x.values()))) for x in of_scores)]
+        for method, of_scores in means.items()
+    ]
+    gains = [
+        [method, *(show_comparison(compare(*x)) for x in zip(means[OURS], theirs, strict=True))]
+        for method, theirs in means.items()
+        if method != OURS
+    ]
+    return [[["method", *titles], *rows], [[f"{OURS} less", *titles], *gains]]
+
+
+def write_together(benches: list[Path], part: str, gains: Table) -> str:
+    """Return the tables of a part over the pictures of several benches, its gains in one given."""
+    tables = put_together(benches, part, gains[0][1:])
+    n = sum(x["part"] == part and x["method"] == OURS for x in read_samples(benches))
+    plain, details = zip(*map(split_details, tables), strict=True)
+    return "\n\n".join([f"{n} pictures a method.", *map(markdown, (*plain, *details))])
 
 
 def split_details(table: Table) -> tuple[Table, Table]:
@@ -187,8 +246,7 @@ def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
     brackets, over the prompts that name things, that with their presence. `judges`: by part the
     optimised and the deciding score.
     """
-    with (bench / "results.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_samples([bench])
     found: dict[str, dict[str, str]] = {}
     for part, names in judges.items():
         of_part = [line for line in lines if line["part"] == part]
@@ -263,13 +321,17 @@ def main() -> None:
     """Write the page and its pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bench", type=Path)
-    bench = parser.parse_args().bench
+    parser.add_argument("--more", type=Path, required=True, help="complex prompts, other seeds")
+    args = parser.parse_args()
+    bench: Path = args.bench
     parts = read_parts((bench / "table.md").read_text())
     seconds = read_seconds(bench / "seconds.csv")
     contents = {
         name: write_part(name, heading, tables, seconds[name])
         for name, (heading, tables) in parts.items()
     }
+    gains = parts[WITH_MORE][1][1]
+    contents[f"more {WITH_MORE}"] = write_together([bench, args.more], WITH_MORE, gains)
     contents["agreement"] = write_agreement(bench, {x: read_names(parts[x][1][0]) for x in parts})
     tuned = read_values(packaged() / TUNED, json.loads)
     contents["tuned"] = write_tuned(tuned)

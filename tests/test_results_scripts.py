@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from doodl_cli.bench.statistics import compare
+from doodl_cli.bench.tables import show_comparison
 from doodl_cli.cli import main
 from doodl_cli.models.locate import NOISE_AWARE
 from tests.runs import ROOT, needs_weights
@@ -175,17 +177,17 @@ def test_a_search_goes_beyond_its_grid_until_the_best_lies_inside(search):
     found = search("complex", "one_step", lambda s: -abs(s - 3.4))
     assert found.entry()["overrides"] == ["method.strength=56"]  # 10 ** 1.75
     found = search(
-        "complex", "doodl", lambda moved, clip, n, m, g: n - clip - abs(moved + 5) - m - g / 2
+        "complex", "doodl", lambda moved, clip, n, m, g: n - clip - abs(moved + 5) - m + g / 2
     )
-    assert found.best == (-5, 0, 5, 0, 0)
+    assert found.best == (-5, 0, 5, 0, 3)
     words = ["optimizer.clip=1e-05", "sampler.n_steps=20", "optimizer.n_candidates=1"]
     words.append("optimizer.lr=3.2e+02")
     assert found.entry()["overrides"] == words
     assert found.open_ends() == []
-    found = search("complex", "doodl", lambda moved, clip, n, m, g: n + m + g)
-    assert found.best == (-6, 0, 1, 5, 1)  # 6 steps of 64 candidates would take the whole budget
-    found = search("complex", "doodl", lambda moved, clip, n, m, g: 3 * n - m + g)
-    assert found.best == (-6, 0, 4, 0, 1)  # 20 steps do not allow this gamma
+    found = search("complex", "doodl", lambda moved, clip, n, m, g: n + m - abs(g - 2))
+    assert found.best == (-6, 0, 1, 5, 2)  # 6 steps of 64 candidates would take the whole budget
+    found = search("complex", "doodl", lambda moved, clip, n, m, g: 3 * n - m - 4 * abs(g - 2))
+    assert found.best == (-6, 0, 4, 0, 2)  # 20 steps do not allow this gamma
     assert "sampler.gamma=0.5" in found.entry()["overrides"]
 
 
@@ -259,7 +261,7 @@ def test_what_chance_has_lifted_is_not_chosen_for_it(search):
     assert [*tune_methods.AGAIN["complex"]] == job.words[-1:]
 
 
-def test_the_strength_alone_is_tuned_again_from_what_it_was(search):
+def test_strength_and_gamma_alone_are_tuned_again_from_what_they_were(search):
     def score(at, wanted=lambda *_: 0.0):
         return lambda *setting: -abs(setting[0] - at) + wanted(*setting)
 
@@ -272,13 +274,17 @@ def test_the_strength_alone_is_tuned_again_from_what_it_was(search):
         assert bool(moved.again) == again
         assert moved.entry()["screened"] == before["sweep"] | before.get("screened", {})
         assert moved.entry()["sweep"].keys() == {" ".join(moved.overrides(x)) for x in moved.found}
-    steps = search("complex", "best_of_n", score(2)).entry()
-    more = search("complex", "best_of_n", score(3), before=steps)
-    assert steps["overrides"] == ["sampler.n_steps=6", "sampler.gamma=0.5"]
-    assert more.entry()["overrides"] == ["sampler.n_steps=8", "sampler.gamma=0.5"]
-    listed = search("complex", "doodl", score(-5)).entry()
-    same = search("complex", "doodl", score(-5), before=listed).entry()
-    assert same["overrides"] == listed["overrides"]
+    before = search("complex", "best_of_n", score(2)).entry()
+    assert before["overrides"] == ["sampler.n_steps=6", "sampler.gamma=0.5"]
+    moved = search("complex", "best_of_n", score(3, lambda n, g: g / 8), before=before)
+    assert moved.entry()["overrides"] == ["sampler.n_steps=8"]
+    assert {g for n, g in moved.found if n == 3} == {1, 2, 3}  # of 0.25 no step back is possible
+    before = search("complex", "doodl", score(-5)).entry()
+    assert "sampler.gamma=0.5" in before["overrides"]
+    moved = search(
+        "complex", "doodl", lambda *s: -abs(s[0] + 5 - s[-1] / 2) - abs(s[-1] - 1), before=before
+    )
+    assert moved.best == (-4.5, *moved.place(before["overrides"])[1:-1], 1)
 
 
 @needs_weights
@@ -442,6 +448,39 @@ def test_tables_of_a_bench_are_read_as_they_were_written():
     plain, details = write_results.split_details(read)
     assert plain == [["method", "a|b"], ["none", "1"]]
     assert details == [["method", "top"], ["none", "0.5"]]
+
+
+def test_benches_of_other_seeds_count_together(tmp_path):
+    values = {"a": ({"none": (1, 2), "doodl": (3, 4)}, {"none": (3, 4), "doodl": (3, 6)})}
+    values["b"] = ({"none": (0, 0), "doodl": (1, 1)}, {"none": (0, 0), "doodl": (1, 1)})
+    for seed in range(2):
+        lines = ["part,method,seed,of_bench,prompt,target,judge,checks.top"]
+        for prompt, benches in values.items():
+            for method, scores in benches[seed].items():
+                checked = "1" if prompt == "a" else ""
+                lines += [
+                    f"p,{method},{k},{seed},{prompt},,{x},{checked}" for k, x in enumerate(scores)
+                ]
+                lines += [f"other,{method},0,{seed},{prompt},,9,"]
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "results.csv").write_text("\n".join(lines))
+    titles = ["judge (held out)", "checks.top"]
+    benches = [tmp_path / "0", tmp_path / "1"]
+    means, gains = write_results.put_together(benches, "p", titles)
+    assert means[0] == ["method", *titles]
+    starts = {method: cells[0].split()[0] for method, *cells in means[1:]}
+    assert starts == {"none": "1.25", "doodl": "2.5"}  # of prompts (2.5 + 0) / 2, (4 + 1) / 2
+    assert gains[0] == ["doodl less", *titles]
+    assert gains[1][1] == show_comparison(compare({"a": 4, "b": 1}, {"a": 2.5, "b": 0}))
+    assert gains[1][2] == "+0 [+0, +0], wins 50%"
+    blocks = write_results.write_together(benches, "p", gains).split("\n\n")
+    assert blocks[0] == "8 pictures a method."
+    assert [block.splitlines()[0] for block in blocks[1:]] == [
+        "| method | judge (held out) |", "| doodl less | judge (held out) |",
+        "| method | top |", "| doodl less | top |",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="p: the benches have the same seeds"):
+        write_results.put_together([benches[0], benches[0]], "p", titles)
 
 
 def test_agreement_is_the_correlation_over_the_seeds_of_a_prompt(tmp_path):
