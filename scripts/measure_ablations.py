@@ -19,7 +19,7 @@ from pathlib import Path
 
 from job_pool import Job, Pool
 from measured import over_prompts, shorten
-from tune_methods import SEARCH, can_undo, read_suite, tell_apart, to_numbers, tuning_words
+from tune_methods import GAMMA, SEARCH, can_undo, read_suite, tell_apart, to_numbers, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
@@ -42,7 +42,7 @@ OF_BUDGETS = (
 DEFAULTS = {  # configs/optimizer/doodl, model/emoji, sampler/bdia
     "optimizer.lr": 1.0, "optimizer.clip": 1e-2, "sampler.n_steps": 12.0,
 }  # fmt: skip
-ONE, GAMMA = "optimizer.n_candidates=1", "sampler.gamma"
+ONE = "optimizer.n_candidates=1"
 OTHER_GAMMA = 0.5  # than the default
 CROPS = {"clip_text": (0, 4), "aesthetic": (0, 4), "classifier": (4, 16)}  # other than its own
 
