@@ -4,7 +4,6 @@ A bench that was done with the same words is not done again, and one that was cu
 SIGTERM, as `timeout` sends it, those that run save what they have and end.
 """
 
-import csv
 import json
 import os
 import signal
@@ -42,11 +41,6 @@ class Job:
     @property
     def log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
-
-    def read_lines(self) -> list[dict[str, str]]:
-        """Return the lines of results.csv, a picture each."""
-        with (self.folder / "results.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
 
 
 @dataclass

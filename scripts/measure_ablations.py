@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from job_pool import Job, Pool
-from measured import over_prompts, shorten
+from measured import over_prompts, read_lines, shorten
 from tune_methods import GAMMA, SEARCH, can_undo, read_suite, tell_apart, to_numbers, tuning_words
 
 from doodl_cli.bench import suite as suites
@@ -158,10 +158,10 @@ def read_figures(suite: str, jobs: Mapping[tuple[str, int], Job]) -> list[Figure
     variants = list_variants(guidance, tuned)
     found = []
     for (name, budget), job in jobs.items():
-        lines = job.read_lines()
+        lines = read_lines(job.folder)
         ours = [line for line in lines if line["method"] == "doodl"]
         plain = [line for line in lines if line["method"] == "none"]
-        base = [x for x in jobs[TUNED_AS, budget].read_lines() if x["method"] == "doodl"]
+        base = [x for x in read_lines(jobs[TUNED_AS, budget].folder) if x["method"] == "doodl"]
         compared = compare(over_prompts(ours, judge), over_prompts(base, judge))
         assert compared is not None
         gain = compared.gain

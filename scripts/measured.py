@@ -72,10 +72,16 @@ class Measured:
         write_whole(self.path, gzip.compress(to_csv(lines).encode(), mtime=0))
 
 
+def read_lines(bench: Path) -> list[dict[str, str]]:
+    """Return the lines of the results.csv of a bench's folder, a picture each."""
+    with (bench / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def over_prompts(lines: Iterable[Mapping[str, str]], score: str) -> dict[str, float]:
     """Return each prompt's mean of a score over its seeds; a class is a prompt of its own.
 
-    `lines` are those of a bench's results.csv.
+    `lines` are `read_lines`' of a method.
     """
     return average((line["prompt"] + line["target"], float(line[score])) for line in lines)
 

@@ -45,7 +45,15 @@ from typing import Any
 import numpy as np
 import yaml
 from job_pool import COSTS, Job, Pool
-from measured import BenchName, Measured, Scores, fingerprint, over_prompts, shorten
+from measured import (
+    BenchName,
+    Measured,
+    Scores,
+    fingerprint,
+    over_prompts,
+    read_lines,
+    shorten,
+)
 from scipy.stats import sem
 
 from doodl_cli.bench.collect import CHECKS
@@ -281,7 +289,11 @@ class Search:
     def list_beside(self, settings: list[Setting], keys: list[str], step: float) -> list[Setting]:
         """Return what is a step in one of the keys beside some settings, and not measured yet."""
         beside = [x for at in settings for x in neighbours(at, keys, step)]
-        return [x for x in dict.fromkeys(beside) if x not in self.found and self.feasible(x)]
+        return self.choose_new(beside)
+
+    def choose_new(self, settings: list[Setting]) -> list[Setting]:
+        """Return the settings that are possible and not measured yet, each once."""
+        return [x for x in dict.fromkeys(settings) if x not in self.found and self.feasible(x)]
 
     def add(self, pool: Pool, settings: list[Setting]) -> None:
         """Measure settings."""
@@ -307,22 +319,23 @@ class Search:
     def move(self, pool: Pool, before: Mapping[str, Any]) -> None:
         """Tune the main strength and gamma alone, from the choice of an earlier tuned.json."""
         self.before, self.again = before, AGAIN.get(self.suite, [])
-        self.add(pool, self.list_around(self.place(before["overrides"])))
-        for _ in range(ROUNDS):
-            around = [x for at in (self.highest, self.best) for x in self.list_around(at)]
-            self.add(pool, list(dict.fromkeys(around)))
+        best = [self.place(before["overrides"])]
+        for _ in range(1 + ROUNDS):
+            self.add(pool, self.list_around(best))
+            best = [self.highest, self.best]
 
-    def list_around(self, at: Setting) -> list[Setting]:
-        """Return what is not measured yet of a setting and those beside it in the main strength.
+    def list_around(self, settings: list[Setting]) -> list[Setting]:
+        """Return what is new of some settings and those beside them in the main strength.
 
         With every gamma, if the method has one: the best strength is not the same with each.
         """
         keys = list(GRIDS[self.method])
-        around = [at, *neighbours(at, keys[:1], 1 if keys[0] in LISTED else FINE)]
+        step = 1 if keys[0] in LISTED else FINE
+        around = [x for at in settings for x in (at, *neighbours(at, keys[:1], step))]
         if GAMMA in keys:
             k, places = keys.index(GAMMA), range(len(LISTED[GAMMA]))
             around = [(*x[:k], place, *x[k + 1 :]) for x in around for place in places]
-        return [x for x in around if x not in self.found and self.feasible(x)]
+        return self.choose_new(around)
 
     def open_ends(self) -> list[str]:
         """Return the keys whose best value is the lowest or the highest that was tried."""
@@ -360,7 +373,7 @@ class Search:
 
 def read_scores(job: Job, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Return scores over prompts."""
-    lines = job.read_lines()
+    lines = read_lines(job.folder)
     return {name: np.array([*over_prompts(lines, name).values()]) for name in names}
 
 

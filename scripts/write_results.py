@@ -19,10 +19,11 @@ from statistics import mode
 from typing import Any
 
 import numpy as np
+from measured import over_prompts, read_lines
 from PIL import Image
 
 from doodl_cli.bench.collect import CHECKS, PRESENCE
-from doodl_cli.bench.statistics import Interval, average, bootstrap_mean, compare
+from doodl_cli.bench.statistics import Interval, bootstrap_mean, compare
 from doodl_cli.bench.suite import TUNED, packaged
 from doodl_cli.bench.tables import (
     OURS,
@@ -62,36 +63,28 @@ def read_parts(text: str) -> dict[str, tuple[str, list[Table]]]:
     return parts
 
 
-def read_samples(benches: list[Path]) -> list[dict[str, str]]:
-    """Return the lines of the results.csv of several benches, a picture each."""
-    lines: list[dict[str, str]] = []
-    for bench in benches:
-        with (bench / "results.csv").open(newline="") as file:
-            lines += csv.DictReader(file)
-    return lines
+def read_together(benches: list[Path], part: str) -> list[dict[str, str]]:
+    """Return the lines of a part of several benches.
 
-
-def put_together(benches: list[Path], part: str, titles: list[str]) -> list[Table]:
-    """Return the means and the gains of `doodl` of a part over the pictures of several benches.
-
-    `titles`: of the scores, as a bench's own table of gains has them. Raises SystemExit for benches
-    with the same seeds, whose pictures would count twice.
+    Raises SystemExit for benches with the same seeds, whose pictures would count twice.
     """
-    found: dict[str, list[list[tuple[str, float]]]] = {}  # by method, of each score
-    seen = set()
-    for line in read_samples(benches):
-        if line["part"] != part:
-            continue
-        method, unit = line["method"], f"{line['prompt']} | {line['target']}"
-        picture = method, unit, line["seed"], line["of_bench"]
-        if picture in seen:
-            raise SystemExit(f"{part}: the benches have the same seeds; must differ in `seeds=`")
-        seen.add(picture)
-        of_scores = found.setdefault(method, [[] for _ in titles])
-        for values, title in zip(of_scores, titles, strict=True):
-            if value := line[title.partition(" (")[0]]:
-                values.append((unit, float(value)))
-    means = {method: [average(values) for values in x] for method, x in found.items()}
+    found = [[x for x in read_lines(bench) if x["part"] == part] for bench in benches]
+    seeds = [{line["of_bench"] for line in lines} for lines in found]
+    if len(set().union(*seeds)) < sum(map(len, seeds)):
+        raise SystemExit(f"{part}: the benches have the same seeds; must differ in `seeds=`")
+    return [line for lines in found for line in lines]
+
+
+def compare_methods(lines: list[dict[str, str]], titles: list[str]) -> tuple[Table, Table]:
+    """Return the means over prompts and the gains of `doodl`, as a bench's own tables.
+
+    `titles`: of the scores, as they have them.
+    """
+    means: dict[str, list[dict[str, float]]] = {}  # by method, of each score
+    for method in dict.fromkeys(line["method"] for line in lines):
+        of_method = [line for line in lines if line["method"] == method]
+        names = [title.partition(" (")[0] for title in titles]
+        means[method] = [over_prompts([x for x in of_method if x[y]], y) for y in names]
     rows = [
         [method, *(show_interval(bootstrap_mean(list(x.values()))) for x in of_scores)]
         for method, of_scores in means.items()
@@ -101,13 +94,14 @@ def put_together(benches: list[Path], part: str, titles: list[str]) -> list[Tabl
         for method, theirs in means.items()
         if method != OURS
     ]
-    return [[["method", *titles], *rows], [[f"{OURS} less", *titles], *gains]]
+    return [["method", *titles], *rows], [[f"{OURS} less", *titles], *gains]
 
 
 def write_together(benches: list[Path], part: str, gains: Table) -> str:
     """Return the tables of a part over the pictures of several benches, its gains in one given."""
-    tables = put_together(benches, part, gains[0][1:])
-    n = sum(x["part"] == part and x["method"] == OURS for x in read_samples(benches))
+    lines = read_together(benches, part)
+    tables = compare_methods(lines, gains[0][1:])
+    n = sum(line["method"] == OURS for line in lines)
     plain, details = zip(*map(split_details, tables), strict=True)
     return "\n\n".join([f"{n} pictures a method.", *map(markdown, (*plain, *details))])
 
@@ -246,7 +240,7 @@ def write_agreement(bench: Path, judges: dict[str, tuple[str, str]]) -> str:
     brackets, over the prompts that name things, that with their presence. `judges`: by part the
     optimised and the deciding score.
     """
-    lines = read_samples([bench])
+    lines = read_lines(bench)
     found: dict[str, dict[str, str]] = {}
     for part, names in judges.items():
         of_part = [line for line in lines if line["part"] == part]

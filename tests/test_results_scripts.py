@@ -466,7 +466,7 @@ def test_benches_of_other_seeds_count_together(tmp_path):
         (tmp_path / str(seed) / "results.csv").write_text("\n".join(lines))
     titles = ["judge (held out)", "checks.top"]
     benches = [tmp_path / "0", tmp_path / "1"]
-    means, gains = write_results.put_together(benches, "p", titles)
+    means, gains = write_results.compare_methods(write_results.read_together(benches, "p"), titles)
     assert means[0] == ["method", *titles]
     starts = {method: cells[0].split()[0] for method, *cells in means[1:]}
     assert starts == {"none": "1.25", "doodl": "2.5"}  # of prompts (2.5 + 0) / 2, (4 + 1) / 2
@@ -480,7 +480,7 @@ def test_benches_of_other_seeds_count_together(tmp_path):
         "| method | top |", "| doodl less | top |",
     ]  # fmt: skip
     with pytest.raises(SystemExit, match="p: the benches have the same seeds"):
-        write_results.put_together([benches[0], benches[0]], "p", titles)
+        write_results.read_together([benches[0], benches[0]], "p")
 
 
 def test_agreement_is_the_correlation_over_the_seeds_of_a_prompt(tmp_path):
