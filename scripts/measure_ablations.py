@@ -23,7 +23,6 @@ from tune_methods import GAMMA, SEARCH, can_undo, read_suite, tell_apart, to_num
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
-from doodl_cli.bench.suite import packaged
 
 SUITES = ("complex", "vocabulary", "aesthetic")
 BUDGET = 400
@@ -72,7 +71,7 @@ class Figures:
 
 def read_tuned(suite: str) -> list[str]:
     """Return the overrides that `doodl` was tuned to."""
-    return suites.read_tuned(packaged() / f"{suite}.jsonl").get("doodl", [])
+    return suites.read_tuned(suite).get("doodl", [])
 
 
 def read_numbers(tuned: list[str]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Write the tables and pictures of docs/results.md from a finished bench of the embedded model.
 
-    python scripts/write_results.py BENCH --more OTHER
+    python scripts/write_results.py BENCH --more OTHER [OTHER ...]
 
-BENCH is the folder of `doodl bench suite=embedded`, OTHER that of its complex prompts with `seeds=`
-of their own, to be put together; doodl_cli/assets/suites/tuned.json has what the methods were tuned
-to (scripts/tune_methods.py) and docs/results/ablations.json what was measured by
-scripts/measure_ablations.py. What is between the page's marks is written anew, and docs/results/
-gets the curves and the sheets, smaller.
+BENCH is the folder of `doodl bench suite=embedded`, OTHER those of further complex prompts, or of
+the same with `seeds=` of their own, to be put together; doodl_cli/assets/suites/tuned.json has what
+the methods were tuned to (scripts/tune_methods.py) and docs/results/ablations.json what was
+measured by scripts/measure_ablations.py. What is between the page's marks is written anew, and
+docs/results/ gets the curves and the sheets, smaller.
 """
 
 import argparse
@@ -66,12 +66,13 @@ def read_parts(text: str) -> dict[str, tuple[str, list[Table]]]:
 def read_together(benches: list[Path], part: str) -> list[dict[str, str]]:
     """Return the lines of a part of several benches.
 
-    Raises SystemExit for benches with the same seeds, whose pictures would count twice.
+    Raises SystemExit for benches with the same pictures, which would count twice.
     """
     found = [[x for x in read_lines(bench) if x["part"] == part] for bench in benches]
-    seeds = [{line["of_bench"] for line in lines} for lines in found]
-    if len(set().union(*seeds)) < sum(map(len, seeds)):
-        raise SystemExit(f"{part}: the benches have the same seeds; must differ in `seeds=`")
+    keys = ("prompt", "target", "seed", "of_bench")
+    pictures = [{tuple(line[key] for key in keys) for line in lines} for lines in found]
+    if len(set().union(*pictures)) < sum(map(len, pictures)):
+        raise SystemExit(f"{part}: benches have the same prompts and seeds; must differ in either")
     return [line for lines in found for line in lines]
 
 
@@ -101,9 +102,10 @@ def write_together(benches: list[Path], part: str, gains: Table) -> str:
     """Return the tables of a part over the pictures of several benches, its gains in one given."""
     lines = read_together(benches, part)
     tables = compare_methods(lines, gains[0][1:])
-    n = sum(line["method"] == OURS for line in lines)
+    prompts = [line["prompt"] for line in lines if line["method"] == OURS]
     plain, details = zip(*map(split_details, tables), strict=True)
-    return "\n\n".join([f"{n} pictures a method.", *map(markdown, (*plain, *details))])
+    counts = f"{len(set(prompts))} prompts, {len(prompts)} pictures a method."
+    return "\n\n".join([counts, *map(markdown, (*plain, *details))])
 
 
 def split_details(table: Table) -> tuple[Table, Table]:
@@ -315,7 +317,7 @@ def main() -> None:
     """Write the page and its pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bench", type=Path)
-    parser.add_argument("--more", type=Path, required=True, help="complex prompts, other seeds")
+    parser.add_argument("--more", type=Path, nargs="+", required=True, help="complex prompts")
     args = parser.parse_args()
     bench: Path = args.bench
     parts = read_parts((bench / "table.md").read_text())
@@ -325,7 +327,7 @@ def main() -> None:
         for name, (heading, tables) in parts.items()
     }
     gains = parts[WITH_MORE][1][1]
-    contents[f"more {WITH_MORE}"] = write_together([bench, args.more], WITH_MORE, gains)
+    contents[f"more {WITH_MORE}"] = write_together([bench, *args.more], WITH_MORE, gains)
     contents["agreement"] = write_agreement(bench, {x: read_names(parts[x][1][0]) for x in parts})
     tuned = read_values(packaged() / TUNED, json.loads)
     contents["tuned"] = write_tuned(tuned)

@@ -382,6 +382,23 @@ def test_what_was_tuned_holds_for_its_guidance_model_and_optimizer_alone(monkeyp
     assert read("experiment=paper")[2] == 1
 
 
+def test_what_was_tuned_holds_for_other_prompts_but_not_for_those_it_was_tuned_on(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr("doodl_cli.commands.bench.read_tuned", lambda part: {
+        "one_step": ["method.strength=7"]} if part == "complex" else {})  # fmt: skip
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "a cat"}\n')
+
+    def read(path):
+        words = ["suite=complex", f"suite.parts.complex.path={path}", "methods=[one_step]"]
+        plan = make_plan(words)
+        return plan.configs["complex", "one_step"].method.strength
+
+    assert read(mine) == 7
+    assert read("tuning/complex.jsonl") == 1
+
+
 @needs_weights
 @pytest.mark.parametrize(
     ("words", "n_candidates"),

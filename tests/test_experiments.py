@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from doodl_cli.bench.suite import packaged, read_tuned
+from doodl_cli.bench.suite import read_tuned
 from doodl_cli.cli import main
 from doodl_cli.commands.application import composer, resolve
 from doodl_cli.config import Config, read_config
@@ -48,7 +48,7 @@ def test_an_experiment_composes(name):
 
 @pytest.mark.parametrize(("suite", "name"), TUNED.items())
 def test_an_experiment_has_what_its_suite_was_tuned_to(suite, name):
-    tuned = read_tuned(packaged() / f"{suite}.jsonl")["doodl"]
+    tuned = read_tuned(suite)["doodl"]
     with composer(None) as compose:
         expected = read_config(resolve(compose("run", [*words(name), *tuned])))
     found = read(name)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from doodl_cli.bench.statistics import compare
+from doodl_cli.bench.suite import packaged, read_suite
 from doodl_cli.bench.tables import show_comparison
 from doodl_cli.cli import main
 from doodl_cli.models.locate import NOISE_AWARE
@@ -450,7 +451,7 @@ def test_tables_of_a_bench_are_read_as_they_were_written():
     assert details == [["method", "top"], ["none", "0.5"]]
 
 
-def test_benches_of_other_seeds_count_together(tmp_path):
+def test_benches_of_other_pictures_count_together(tmp_path):
     values = {"a": ({"none": (1, 2), "doodl": (3, 4)}, {"none": (3, 4), "doodl": (3, 6)})}
     values["b"] = ({"none": (0, 0), "doodl": (1, 1)}, {"none": (0, 0), "doodl": (1, 1)})
     for seed in range(2):
@@ -474,13 +475,26 @@ def test_benches_of_other_seeds_count_together(tmp_path):
     assert gains[1][1] == show_comparison(compare({"a": 4, "b": 1}, {"a": 2.5, "b": 0}))
     assert gains[1][2] == "+0 [+0, +0], wins 50%"
     blocks = write_results.write_together(benches, "p", gains).split("\n\n")
-    assert blocks[0] == "8 pictures a method."
+    assert blocks[0] == "2 prompts, 8 pictures a method."
     assert [block.splitlines()[0] for block in blocks[1:]] == [
         "| method | judge (held out) |", "| doodl less | judge (held out) |",
         "| method | top |", "| doodl less | top |",
     ]  # fmt: skip
-    with pytest.raises(SystemExit, match="p: the benches have the same seeds"):
+    with pytest.raises(SystemExit, match="p: benches have the same prompts and seeds"):
         write_results.read_together([benches[0], benches[0]], "p")
+
+
+def test_further_complex_prompts_are_none_of_those_that_are_measured_or_tuned_on(tmp_path):
+    path = tmp_path / "further.jsonl"
+    script = ROOT / "scripts/embedded/make_suites.py"
+    subprocess.run([sys.executable, script, "--further", path], check=True)
+    rows = read_suite(path, None)
+    known = [read_suite(packaged() / f"{x}complex.jsonl", None) for x in ("", "tuning/")]
+    assert len({row.prompt for row in rows}) == len(rows) > 600
+    assert {row.kind for row in rows} == {row.kind for row in known[0]}
+    for suite in known:
+        assert not {row.prompt for row in rows} & {row.prompt for row in suite}
+        assert not {row.seed for row in rows} & {row.seed for row in suite}
 
 
 def test_agreement_is_the_correlation_over_the_seeds_of_a_prompt(tmp_path):

@@ -108,15 +108,18 @@ def read_suite(path: Path, n_prompts: int | None) -> list[Row]:
     return rows if n_prompts is None else [first[unit] for unit in units][:n_prompts]
 
 
-def read_tuned(path: Path) -> dict[str, list[str]]:
-    """Return the overrides that each method was tuned to for a suite of the package.
+def read_tuned(part: str) -> dict[str, list[str]]:
+    """Return the overrides that each method was tuned to for a part of the package's suites.
 
     scripts/tune_methods.py chose them, on other prompts and at the suite's budget.
     """
-    if path.parent != packaged():
-        return {}
-    found = read_values(packaged() / TUNED, json.loads).get(path.stem, {})
+    found = read_values(packaged() / TUNED, json.loads).get(part, {})
     return {method: entry["overrides"] for method, entry in found.items()}
+
+
+def is_for_tuning(path: Path) -> bool:
+    """Whether a file of prompts is one that methods are tuned on, from their defaults."""
+    return path.is_relative_to(packaged() / "tuning")
 
 
 def make_requests(rows: list[Row], seed: int, negative_prompt: str) -> list[Request]:

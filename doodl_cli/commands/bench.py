@@ -17,7 +17,15 @@ from omegaconf import DictConfig
 from doodl_cli.bench.budget import KNOBS, Price, spend
 from doodl_cli.bench.runs import SETTINGS, Part, Run, list_shards
 from doodl_cli.bench.settings import Bench, is_own, read_bench
-from doodl_cli.bench.suite import Row, find_beside, find_file, make_requests, read_suite, read_tuned
+from doodl_cli.bench.suite import (
+    Row,
+    find_beside,
+    find_file,
+    is_for_tuning,
+    make_requests,
+    read_suite,
+    read_tuned,
+)
 from doodl_cli.commands.application import composer, explained, resolve
 from doodl_cli.commands.arguments import PATH_KEYS, parse_arguments, quote
 from doodl_cli.commands.destination import check_free, locked
@@ -197,7 +205,8 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
-        tuned[name] = keep_tuned(read_tuned(path), words, bench.budget == bench.suite.budget)
+        found = {} if is_for_tuning(path) else read_tuned(name)
+        tuned[name] = keep_tuned(found, words, bench.budget == bench.suite.budget)
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]

@@ -11,6 +11,9 @@ A row's `check` is what can be read off the picture without a judge. tuning/ has
 tuned on: prompts, seeds, pictures and classes that are in none of the suites.
 
     python scripts/embedded/make_suites.py --data build/emoji
+
+With `--further FILE` it writes nothing but that: complex prompts of which none is in a suite or in
+tuning/, seven times as many, a seed each.
 """
 
 import argparse
@@ -30,14 +33,15 @@ from PIL import Image
 from doodl_cli.bench.checks import BACKGROUNDS
 
 SUITES = Path(__file__).parents[2] / "doodl_cli/assets/suites"
-SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING = 22, 21, 23, 24
+SEED, SEED_OF_REFERENCES, SEED_OF_DRAWINGS, SEED_OF_TUNING, SEED_OF_FURTHER = 22, 21, 23, 24, 25
 N_SEEDS = {
     "vocabulary": 8,
     "complex": 6,
     "aesthetic": 3,
     "tuning/vocabulary": 8,
 }
-FIRST_TUNING_SEED = 10_000
+FIRST_TUNING_SEED, FIRST_FURTHER_SEED = 10_000, 20_000
+N_FURTHER = 7  # times the prompts of the suite
 COLOURS = [name for name in BACKGROUNDS if name not in ("white", "gray")]
 TUNING_CLASSES = (  # of the groups of VOCABULARY, about in its shares
     "cat", "dolphin", "turtle", "owl",
@@ -106,14 +110,22 @@ def read_classes() -> list[str]:
     return [name for name in classes if name not in VOCABULARY and len(name.split()) <= 2]
 
 
-def make_complex(seed: int) -> list[dict]:
+def make_complex(seed: int, times: int = 1) -> list[dict]:
     """Return complex prompts of every kind."""
     rng, names = Random(seed), read_classes()
     rows = []
     for kind, (draw, n) in KINDS.items():
-        for _ in range(n):
+        for _ in range(times * n):
             rows.append({"kind": kind, **draw(rng.sample(names, 2), rng)})
     return rows
+
+
+def make_further() -> list[dict]:
+    """Return complex prompts that differ from each other and from those of the suites."""
+    files = (SUITES / f"{name}.jsonl" for name in ("complex", "tuning/complex"))
+    taken = {json.loads(line)["prompt"] for file in files for line in file.open()}
+    rows = {row["prompt"]: row for row in make_complex(SEED_OF_FURTHER, N_FURTHER)}
+    return [row for prompt, row in rows.items() if prompt not in taken]
 
 
 def make_vocabulary() -> list[dict]:
@@ -169,12 +181,15 @@ def draw_real(folder: Path, rgba: np.ndarray, rows: list[dict], rng: Random) -> 
 
 def write(name: str, rows: list[dict], first_seed: int = 0) -> None:
     """Write a suite; a row without a seed gets its number."""
-    seeded = [{"seed": first_seed + k, **row} for k, row in enumerate(rows)]
-    text = "".join(f"{json.dumps(row)}\n" for row in seeded)
-    path = SUITES / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_rows(SUITES / f"{name}.jsonl", rows, first_seed)
     print(f"{name}: {len(rows)}")
+
+
+def write_rows(path: Path, rows: list[dict], first_seed: int) -> None:
+    """Write rows to a file; one without a seed gets its number."""
+    seeded = [{"seed": first_seed + k, **row} for k, row in enumerate(rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in seeded))
 
 
 def make_tuning(rgba: np.ndarray, rows: list[dict]) -> None:
@@ -206,7 +221,12 @@ def main() -> None:
     """Write every suite."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("build/emoji"))
-    rgba, rows = load(parser.parse_args().data)
+    parser.add_argument("--further", type=Path, help="file of further complex prompts, alone")
+    args = parser.parse_args()
+    if args.further:
+        write_rows(args.further, make_further(), FIRST_FURTHER_SEED)
+        return
+    rgba, rows = load(args.data)
     for folder in [path for path in SUITES.iterdir() if path.is_dir()]:  # tuned.json stays
         shutil.rmtree(folder)
     write("complex", N_SEEDS["complex"] * make_complex(SEED))
