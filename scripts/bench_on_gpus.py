@@ -1,6 +1,6 @@
-"""Make one bench with several GPUs: its parts and methods in processes of their own.
+"""Make one bench with several GPUs: its parts, methods and seeds in processes of their own.
 
-Shards divide the prompts, and with them what a GPU computes at a time; here a method keeps its
+Shards divide the prompts, and with them what a GPU computes at a time; here a run keeps its
 batches. The runs are put together to the bench's folder, whose tables are then made as ever.
 
     python scripts/bench_on_gpus.py suite=embedded output_dir=build/bench [--jobs 4]
@@ -10,6 +10,7 @@ GPU would take with one job a GPU.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -22,28 +23,29 @@ from doodl_cli.commands.bench import main as bench
 
 
 def make_jobs(plan: Plan, words: list[str], folder: Path) -> dict[str, Job]:
-    """Return a bench of each part and method of a plan, by the place of its runs."""
-    given = [word for word in words if word.partition("=")[0] not in ("output_dir", "methods")]
+    """Return a bench of each run of a plan, by its place in a bench's folder of runs."""
+    keys = ("output_dir", "methods", "seeds")
+    given = [word for word in words if word.partition("=")[0] not in keys]
     jobs = {}
     for part in plan.parts:
         others = [f"~suite.parts.{other.name}" for other in plan.parts if other is not part]
-        for method in part.methods:
-            own = [*given, *others, f"methods=[{method}]"]
+        for method, seed in itertools.product(part.methods, plan.bench.seeds):
+            own = [*given, *others, f"methods=[{method}]", f"seeds=[{seed}]"]
             cost = COSTS.get(method, 1.0) * len(part.rows)
-            jobs[f"{part.name}/{method}"] = Job(folder / part.name / method, own, cost)
+            place = f"{part.name}/{method}/{seed}"
+            jobs[place] = Job(folder / place, own, cost)
     return jobs
 
 
 def put_together(jobs: dict[str, Job], path: Path) -> None:
     """Link the runs of all benches into one bench's folder, those that are not there yet."""
     for place, job in jobs.items():
-        for run in (job.folder / "runs" / place).iterdir():
-            to = path / "runs" / place / run.name
-            if not to.exists():
-                part = to.with_name(f".{to.name}")  # so that half a run has another name
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(run, part, copy_function=os.link)
-                part.rename(to)
+        to = path / "runs" / place
+        if not to.exists():
+            part = to.with_name(f".{to.name}")  # so that half a run has another name
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(job.folder / "runs" / place, part, copy_function=os.link)
+            part.rename(to)
 
 
 def read_seconds(path: Path) -> dict[str, float]:

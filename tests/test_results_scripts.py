@@ -118,9 +118,12 @@ def test_a_pool_that_is_terminated_ends_its_processes(commands, tmp_path):
 def test_a_bench_in_pieces_has_the_tables_of_one_in_one(tmp_path, monkeypatch, capsys):
     words = ["suite=smoke", "~suite.parts.references", "~suite.parts.aesthetic"]
     words += ["suite.n_prompts=1", "methods=[none,best_of_n]", "budget=6", "device=cpu"]
+    words += ["seeds=[0,2]"]
     monkeypatch.setattr(sys, "argv", ["bench_on_gpus.py", *words, f"output_dir={tmp_path}/pieces"])
     bench_on_gpus.main()
-    assert "vocabulary/best_of_n/0: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "vocabulary/best_of_n/0: " in printed
+    assert "vocabulary/best_of_n/2: " in printed
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the pool's
     try:
