@@ -390,13 +390,16 @@ def test_what_was_tuned_holds_for_other_prompts_but_not_for_those_it_was_tuned_o
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"prompt": "a cat"}\n')
 
-    def read(path):
-        words = ["suite=complex", f"suite.parts.complex.path={path}", "methods=[one_step]"]
-        plan = make_plan(words)
-        return plan.configs["complex", "one_step"].method.strength
+    def read(path, *words):
+        words = ["suite=complex", f"suite.parts.complex.path={path}", *words]
+        return make_plan(words).configs["complex", "one_step"].method.strength
 
     assert read(mine) == 7
     assert read("tuning/complex.jsonl") == 1
+    assert read(mine, "model=emoji") == 7
+    aesthetic = 'suite.parts.complex.run=["guidance=aesthetic"]'
+    assert read(mine, aesthetic) == 1
+    assert read(mine, aesthetic, "guidance=clip_text") == 7
 
 
 @needs_weights

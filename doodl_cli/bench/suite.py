@@ -6,6 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from doodl_cli.bench.checks import explain_unknown
 from doodl_cli.bench.settings import Part, Suite
 from doodl_cli.config import show
@@ -115,6 +117,14 @@ def read_tuned(part: str) -> dict[str, list[str]]:
     """
     found = read_values(packaged() / TUNED, json.loads).get(part, {})
     return {method: entry["overrides"] for method, entry in found.items()}
+
+
+def read_choice(part: str) -> set[str]:
+    """Return the overrides that choose model and guidance in the package's suite of a name."""
+    file = resources.files("doodl_cli.configs") / f"suite/{part}.yaml"
+    suite = yaml.safe_load(file.read_text())
+    words = [*suite["run"], *suite["parts"][part]["run"]]
+    return {word for word in words if word.partition("=")[0] in ("model", "guidance")}
 
 
 def is_for_tuning(path: Path) -> bool:

@@ -23,6 +23,7 @@ from doodl_cli.bench.suite import (
     find_file,
     is_for_tuning,
     make_requests,
+    read_choice,
     read_suite,
     read_tuned,
 )
@@ -205,12 +206,13 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     for name, part in bench.suite.parts.items():
         path = find_file(part, bench.suite)
         rows = read_suite(path, bench.suite.n_prompts)
-        found = {} if is_for_tuning(path) else read_tuned(name)
+        of_suite = [*bench.suite.run, *part.run]
+        found = find_tuned(name, path, last_of_each([*of_suite, *words]))
         tuned[name] = keep_tuned(found, words, bench.budget == bench.suite.budget)
         config, methods = None, []
         for method in bench.methods:
             chosen = [f"method={method}", *tuned[name].get(method, [])]
-            given = last_of_each([REPEATED, *chosen, *bench.suite.run, *part.run, *words])
+            given = last_of_each([REPEATED, *chosen, *of_suite, *words])
             values = resolve(compose("run", [quote(word) for word in given]))
             if method == "noise_aware":
                 if not takes_noise_aware(values):
@@ -239,17 +241,29 @@ def plan_parts(bench: Bench, words: list[str], compose: Compose) -> Plan:
     return Plan(bench, words, parts, [bench.shard], tuned, configs, left_out)
 
 
+def find_tuned(name: str, path: Path, given: list[str]) -> dict[str, list[str]]:
+    """Return what each method was tuned to for a part, if it was for such runs.
+
+    None for another guidance or model than in the package's suite, and none for the prompts that
+    methods are tuned on; other prompts of one's own are such as the suite's.
+    """
+    found = read_tuned(name)
+    if not found or is_for_tuning(path) or not read_choice(name) <= set(given):
+        return {}
+    return found
+
+
 def keep_tuned(
     tuned: dict[str, list[str]], words: list[str], same_budget: bool
 ) -> dict[str, list[str]]:
     """Return by method the tuned overrides that hold with a user's words.
 
-    None for another guidance or model than they were tuned for, and none of a group, as optimizer,
-    of which another is chosen. A gamma goes with the number of steps; with these and the budget,
-    how many candidates there is room for.
+    None beside an experiment, and none of a group, as optimizer, of which another is chosen. A
+    gamma goes with the number of steps; with these and the budget, how many candidates there is
+    room for.
     """
     chosen = {key_of(word) for word in words}
-    if chosen & {"guidance", "model", "experiment"}:
+    if "experiment" in chosen:
         return {}
     if "sampler.n_steps" in chosen:
         chosen.add("sampler.gamma")
