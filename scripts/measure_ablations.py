@@ -19,7 +19,7 @@ from pathlib import Path
 
 from job_pool import Job, Pool
 from measured import over_prompts, read_lines, shorten
-from tune_methods import GAMMA, SEARCH, can_undo, read_suite, tell_apart, to_numbers, tuning_words
+from tune_methods import GAMMA, SEARCH, can_undo, tell_apart, to_numbers, tuning_words
 
 from doodl_cli.bench import suite as suites
 from doodl_cli.bench.statistics import compare
@@ -123,7 +123,7 @@ def list_variants(guidance: str, tuned: list[str]) -> dict[str, list[str]]:
 
 def read_part(suite: str) -> tuple[str, str]:
     """Return a suite's guidance and the score that decides there."""
-    part = read_suite(suite)["parts"][suite]
+    part = suites.read_packaged(suite)["parts"][suite]
     return part["run"][0].partition("=")[2], part["judge"]
 
 

@@ -43,7 +43,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from job_pool import COSTS, Job, Pool
 from measured import (
     BenchName,
@@ -57,7 +56,7 @@ from measured import (
 from scipy.stats import sem
 
 from doodl_cli.bench.collect import CHECKS
-from doodl_cli.bench.suite import TUNED, packaged
+from doodl_cli.bench.suite import TUNED, packaged, read_packaged
 from doodl_cli.files import read_values, write_whole
 from doodl_cli.models.locate import NOISE_AWARE
 from doodl_cli.sampling.bdia import MOST_GROWTH, find_gamma
@@ -116,12 +115,6 @@ Setting = tuple[float, ...]  # a place on the axis of each key
 
 
 @cache
-def read_suite(suite: str) -> dict:
-    """Return the settings of a suite."""
-    return yaml.safe_load((CONFIGS / f"{suite}.yaml").read_text())
-
-
-@cache
 def tell_apart(suite: str, method: str) -> str:
     """Return the fingerprint of what a bench on the prompts to tune on is of.
 
@@ -157,7 +150,7 @@ class Search:
     @property
     def judge(self) -> str:
         """The deciding score."""
-        return read_suite(self.suite)["parts"][self.suite]["judge"]
+        return read_packaged(self.suite)["parts"][self.suite]["judge"]
 
     @property
     def names(self) -> list[str]:
@@ -223,7 +216,7 @@ class Search:
         if gamma is not None and not can_undo(n_steps, gamma):
             return False
         n_calls = values.get("optimizer.n_candidates", 0) * n_steps
-        return n_calls <= SEARCH * read_suite(self.suite)["budget"]
+        return n_calls <= SEARCH * read_packaged(self.suite)["budget"]
 
     def overrides(self, setting: Setting) -> list[str]:
         """Return the overrides of `doodl run` that make a setting."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -119,17 +120,11 @@ def read_tuned(part: str) -> dict[str, list[str]]:
     return {method: entry["overrides"] for method, entry in found.items()}
 
 
-def read_choice(part: str) -> set[str]:
-    """Return the overrides that choose model and guidance in the package's suite of a name."""
-    file = resources.files("doodl_cli.configs") / f"suite/{part}.yaml"
-    suite = yaml.safe_load(file.read_text())
-    words = [*suite["run"], *suite["parts"][part]["run"]]
-    return {word for word in words if word.partition("=")[0] in ("model", "guidance")}
-
-
-def is_for_tuning(path: Path) -> bool:
-    """Whether a file of prompts is one that methods are tuned on, from their defaults."""
-    return path.is_relative_to(packaged() / "tuning")
+@cache
+def read_packaged(name: str) -> dict[str, Any]:
+    """Return the settings of the package's suite of a name, as its file in configs/ has them."""
+    file = resources.files("doodl_cli.configs") / f"suite/{name}.yaml"
+    return yaml.safe_load(file.read_text())
 
 
 def make_requests(rows: list[Row], seed: int, negative_prompt: str) -> list[Request]:

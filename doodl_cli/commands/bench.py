@@ -21,9 +21,9 @@ from doodl_cli.bench.suite import (
     Row,
     find_beside,
     find_file,
-    is_for_tuning,
     make_requests,
-    read_choice,
+    packaged,
+    read_packaged,
     read_suite,
     read_tuned,
 )
@@ -248,9 +248,12 @@ def find_tuned(name: str, path: Path, given: list[str]) -> dict[str, list[str]]:
     methods are tuned on; other prompts of one's own are such as the suite's.
     """
     found = read_tuned(name)
-    if not found or is_for_tuning(path) or not read_choice(name) <= set(given):
+    if not found or path.is_relative_to(packaged() / "tuning"):
         return {}
-    return found
+    own = read_packaged(name)
+    words = [*own["run"], *own["parts"][name]["run"]]
+    chosen = {word for word in words if key_of(word) in ("model", "guidance")}
+    return found if chosen <= set(given) else {}
 
 
 def keep_tuned(

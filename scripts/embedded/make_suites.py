@@ -12,8 +12,9 @@ tuned on: prompts, seeds, pictures and classes that are in none of the suites.
 
     python scripts/embedded/make_suites.py --data build/emoji
 
-With `--further FILE` it writes nothing but that: complex prompts of which none is in a suite or in
-tuning/, seven times as many, a seed each.
+With `--further FILE` it writes nothing but that: about seven times as many complex prompts, a seed
+each, of which none is in a suite or in tuning/. With `suite.parts.complex.path=FILE` they are what
+`doodl bench suite=complex` compares methods on, where a hundred prompts are too few.
 """
 
 import argparse
