@@ -402,6 +402,22 @@ def test_what_was_tuned_holds_for_other_prompts_but_not_for_those_it_was_tuned_o
     assert read(mine, aesthetic, "guidance=clip_text") == 7
 
 
+def test_a_bench_of_ones_own_prompts_for_a_part_goes_on_anywhere(monkeypatch, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a cat"}\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["suite=embedded", "suite.parts.complex.path=mine.jsonl", "output_dir=bench"]
+    plan = make_plan(words)
+    path = begin(plan)
+    monkeypatch.chdir("elsewhere")
+    again = make_plan([f"resume={path}"])
+    assert [row.prompt for row in again.parts[0].rows] == ["a cat"]
+    assert again.settings == plan.settings
+    paths = {name: part.path for name, part in again.bench.suite.parts.items()}
+    assert paths["complex"] == str(tmp_path / "mine.jsonl")
+    assert paths["aesthetic"] == "aesthetic.jsonl"  # where the package is, on any machine
+
+
 @needs_weights
 @pytest.mark.parametrize(
     ("words", "n_candidates"),

@@ -171,7 +171,7 @@ def make_plan(words: list[str]) -> Plan:
             return reopen(values, flags.overrides, compose)
         if values.get("suite") is None:
             raise UserError(f"suite: missing; must be one of {', '.join(choices('suite'))}")
-        return plan_parts(read_bench(values), others, compose)
+        return plan_parts(settle_parts(read_bench(values)), others, compose)
 
 
 def settle_path(word: str) -> str:
@@ -180,6 +180,22 @@ def settle_path(word: str) -> str:
     path = os.path.expanduser(value)
     exists = name.lstrip("+") in PATH_KEYS and value and os.path.exists(path)
     return f"{name}={os.path.abspath(path)}" if exists else word
+
+
+def settle_parts(bench: Bench) -> Bench:
+    """Return a bench whose parts' files, if they are the user's and exist, are absolute, too."""
+
+    def settle(path: str | None) -> str | None:
+        found = find_beside(path) if path else None
+        if not found or not found.exists() or found.is_relative_to(packaged()):
+            return path
+        return str(found.absolute())
+
+    parts = {
+        name: replace(part, path=settle(part.path), real=settle(part.real))
+        for name, part in bench.suite.parts.items()
+    }
+    return replace(bench, suite=replace(bench.suite, parts=parts))
 
 
 def reopen(values: dict[str, Any], words: list[str], compose: Compose) -> Plan:
