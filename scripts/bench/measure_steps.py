@@ -7,7 +7,8 @@ The weights have the real architectures' shapes, so that nothing is downloaded. 
 
 One line of JSON a setting: the median of the steps after the first, in which graphs are captured;
 `total` is all of them and the judgement of the last. `limit=24` makes it a card of 24 GiB.
-`scripts/bench/write_table.py` turns them into the tables of docs/performance.md.
+`scripts/bench/write_table.py` turns them into the tables of docs/performance.md. Give one setting a
+command for the memory: 0.2 GiB of each earlier one's graphs stay in use (NVIDIA H200).
 """
 
 import argparse
